@@ -1,0 +1,31 @@
+"""Every noun that the database keeps, one file for each."""
+
+from lab.models.account import ROLES, Account, SignInLink, Token
+from lab.models.artifact import Artifact
+from lab.models.labeling import FLAGS, Group, Lease, Project, Ranking
+from lab.models.metric import MetricChunk
+from lab.models.run import Attempt, Figure, IdempotencyKey, LogLine, Run, RunInput, Sample, Shard
+from lab.models.tour import Tour
+
+__all__ = [
+    "FLAGS",
+    "ROLES",
+    "Account",
+    "Artifact",
+    "Attempt",
+    "Figure",
+    "Group",
+    "IdempotencyKey",
+    "Lease",
+    "LogLine",
+    "MetricChunk",
+    "Project",
+    "Ranking",
+    "Run",
+    "RunInput",
+    "Sample",
+    "Shard",
+    "SignInLink",
+    "Token",
+    "Tour",
+]

@@ -1,0 +1,5 @@
+"""How figures, times and states are written, everywhere alike."""
+
+from django import template
+
+register = template.Library()
