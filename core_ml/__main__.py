@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard", help="of the stage: only this shard")
     options = parser.parse_args(arguments)
 
+    if options.parent is not None:
+        _die_with_parent(options.parent)
     stop = _StopRequest(options.parent)
     sink = _EventFile(options.events) if options.events else _Terminal(sys.stdout)
     try:
@@ -100,6 +102,16 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         sink.close()
     return 0 if isinstance(last, Done) else 3 if isinstance(last, Stopped) else 1
+
+
+def _die_with_parent(parent: int) -> None:
+    """Linux ends this process when its supervisor ends; elsewhere the parent is looked at between events."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(4)
 
 
 def _is_file(text: str) -> bool:
@@ -197,8 +209,8 @@ class _Terminal:
                 return "\n".join(f"{name}: {value}" for name, value in values.items())
             case Artifact(output, id):
                 return f"made {output} ({id})"
-            case Failed(message, field, hint, trace):
-                return "\n".join(part for part in (trace, message, hint) if part)
+            case Failed():
+                return "\n".join(part for part in (event.traceback, event.message, event.hint) if part)
             case Stopped():
                 return "stopped; the same command goes on from what was saved"
             case Log(message):

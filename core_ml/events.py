@@ -102,9 +102,7 @@ class Done:
     """Written by the child process as its last event when the recipe has ended by itself."""
 
 
-Event = (
-    Resumed | Progress | Metric | Sample | Figure | Log | Summary | Artifact | Failed | Stopped | Done
-)
+Event = Resumed | Progress | Metric | Sample | Figure | Log | Summary | Artifact | Failed | Stopped | Done
 _BY_NAME = {
     cls.__name__.lower(): cls
     for cls in (Resumed, Progress, Metric, Sample, Figure, Log, Summary, Artifact, Failed, Stopped, Done)
@@ -113,7 +111,9 @@ _BY_NAME = {
 
 def to_line(event: Event, seq: int, time: float) -> str:
     """One line of JSON: the event's name, its number within the attempt, the Unix time, and its fields."""
-    return json.dumps({"event": type(event).__name__.lower(), "seq": seq, "time": round(time, 3), **asdict(event)})
+    return json.dumps(
+        {"event": type(event).__name__.lower(), "seq": seq, "time": round(time, 3), **asdict(event)}
+    )
 
 
 def from_line(line: str) -> tuple[Event, int, float]:

@@ -48,7 +48,9 @@ def read_inputs(recipe: Recipe, paths: dict[str, list[Path]]) -> dict[str, list[
     opened: dict[str, list[artifact.Folder]] = {}
     for name, given in paths.items():
         if name not in recipe.takes:
-            raise UserError(f"{recipe.kind} takes no input {name!r}: it takes {', '.join(recipe.takes)}", field=name)
+            raise UserError(
+                f"{recipe.kind} takes no input {name!r}: it takes {', '.join(recipe.takes)}", field=name
+            )
         opened[name] = []
         for path in given:
             folder = artifact.Folder(path)
@@ -59,9 +61,13 @@ def read_inputs(recipe: Recipe, paths: dict[str, list[Path]]) -> dict[str, list[
             opened[name].append(folder)
     for name, wanted in recipe.takes.items():
         if not wanted.optional and not opened.get(name):
-            raise UserError(f"{recipe.kind} needs the input {name!r}: choose a {wanted.kind} for it", field=name)
+            raise UserError(
+                f"{recipe.kind} needs the input {name!r}: choose a {wanted.kind} for it", field=name
+            )
         if not wanted.many and len(opened.get(name, [])) > 1:
-            raise UserError(f"{name!r} takes one {wanted.kind}, and {len(opened[name])} were given", field=name)
+            raise UserError(
+                f"{name!r} takes one {wanted.kind}, and {len(opened[name])} were given", field=name
+            )
     return opened
 
 
@@ -172,7 +178,14 @@ def _run_stages(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(processes, len(shards)), context) as pool:
             pending = {
-                pool.submit(_shard_in_pool, recipe.kind, stage.name, shard, config.model_dump_json(), _parcel(workspace))
+                pool.submit(
+                    _shard_in_pool,
+                    recipe.kind,
+                    stage.name,
+                    shard,
+                    config.model_dump_json(),
+                    _parcel(workspace),
+                )
                 for shard in shards
             }
             done = 0
@@ -192,14 +205,18 @@ def _parcel(workspace: Workspace) -> dict[str, Any]:
     return {
         "out": str(workspace.out),
         "state": str(workspace.state),
-        "inputs": {name: [str(folder.path) for folder in workspace.inputs(name)] for name in workspace._inputs},
+        "inputs": {
+            name: [str(folder.path) for folder in workspace.inputs(name)] for name in workspace._inputs
+        },
         "origin": workspace.origin.model_dump_json(),
         "id": workspace.id,
         "name": workspace.name,
     }
 
 
-def _shard_in_pool(kind: str, stage_name: str, shard: str, config: str, parcel: dict[str, Any]) -> list[Event]:
+def _shard_in_pool(
+    kind: str, stage_name: str, shard: str, config: str, parcel: dict[str, Any]
+) -> list[Event]:
     recipe = recipes.get(kind)
     stage = next(stage for stage in recipe.stages if stage.name == stage_name)
     workspace = Workspace(
@@ -213,4 +230,8 @@ def _shard_in_pool(kind: str, stage_name: str, shard: str, config: str, parcel: 
         name=parcel["name"],
     )
     validated = recipe.config.model_validate(json.loads(config))
-    return [event for event in run_shard(stage, shard, validated, workspace) if not isinstance(event, Progress | Log)]
+    return [
+        event
+        for event in run_shard(stage, shard, validated, workspace)
+        if not isinstance(event, Progress | Log)
+    ]

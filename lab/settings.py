@@ -129,6 +129,8 @@ REDIS_URL = os.environ.get("REDIS_URL") or f"redis+socket://{paths.socket('redis
 ENGINE_URL = os.environ.get("ENGINE_URL") or f"unix://{paths.socket('engine.sock')}"
 ENGINE_KEY = os.environ.get("ENGINE_KEY") or SECRET_KEY[:32]
 """What web shows to the engine: on a network the engine answers to nobody else."""
+LEASE_SECONDS = float(os.environ.get("LAB_LEASE_SECONDS", "8"))
+"""A worker that is silent for so long has lost its runs; the others go on with them."""
 N_SLOTS = int(os.environ.get("LAB_SLOTS", "2"))
 """Runs (and shards) that one worker executes at a time."""
 

@@ -26,10 +26,12 @@ class Claim(models.Model):
     attempt = models.IntegerField(default=0)
     sent = models.DateTimeField(null=True)
     """When a wake-up was last sent for it."""
+    reading = models.IntegerField(default=0)
+    """The attempt whose event file is being stored; it lags behind `attempt` until the older file is read out."""
     seq = models.BigIntegerField(default=0)
-    """The number of the last event of the present attempt that is stored."""
+    """The number of the last event of that attempt that is stored."""
     offset = models.BigIntegerField(default=0)
-    """How many bytes of the present attempt's event file are stored."""
+    """How many bytes of that attempt's event file are stored."""
     created = models.DateTimeField(auto_now_add=True)
     started = models.DateTimeField(null=True)
     ended = models.DateTimeField(null=True)
@@ -61,6 +63,8 @@ class Run(Claim):
     created_by = models.ForeignKey("Account", models.SET_NULL, null=True)
     tour = models.ForeignKey("Tour", models.SET_NULL, null=True, related_name="runs")
     note = models.TextField(blank=True)
+    deleted = models.DateTimeField(null=True)
+    """Hidden since then; the files go when the time for undo has passed."""
 
     class Meta:
         ordering = ["-id"]

@@ -1,0 +1,132 @@
+"""Reading artifacts: what fits an input, where the files are, and where a thing comes from and goes to."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from core_ml.recipe import Recipe
+from lab.models import Artifact, Run, RunInput
+from lab.services.artifacts import local_path
+
+
+def visible(kind: str | None = None, q: str | None = None) -> QuerySet[Artifact]:
+    """Artifacts of runs that are not deleted, newest first."""
+    found = Artifact.objects.filter(Q(run=None) | Q(run__deleted=None)).select_related("run")
+    if kind:
+        found = found.filter(kind=kind)
+    if q := (q or "").strip():
+        found = found.filter(Q(name__icontains=q) | Q(pk__icontains=q) | Q(form=q) | Q(role=q))
+    return found
+
+
+def options(recipe: Recipe, input_name: str) -> QuerySet[Artifact]:
+    """The artifacts that an input accepts, newest first."""
+    wanted = recipe.takes[input_name]
+    found = visible(wanted.kind)
+    if wanted.accepts:
+        found = found.filter(Q(form__in=wanted.accepts) | Q(role__in=wanted.accepts))
+    return found
+
+
+def path(artifact: Artifact) -> Path:
+    """The artifact's folder on this machine; fetched first when the store is elsewhere."""
+    return local_path(artifact)
+
+
+def lineage(thing: Artifact | Run, depth: int = 30) -> dict[str, Any]:
+    """All ancestors and descendants of an artifact or a run, as runs and artifacts with the edges between.
+
+    Nodes are {"id": "run:41" | "artifact:…", "type", "name", …}; edges are [from, to] in the order of the life.
+    """
+    artifacts: dict[str, Artifact] = {}
+    runs: dict[int, Run] = {}
+    edges: set[tuple[str, str]] = set()
+    if isinstance(thing, Artifact):
+        artifacts[thing.pk] = thing
+    else:
+        runs[thing.pk] = thing
+    up_runs, up_artifacts = set(runs), set(artifacts)
+    down_runs, down_artifacts = set(runs), set(artifacts)
+    for _ in range(depth):
+        up_runs, up_artifacts = _step_up(up_runs, up_artifacts, artifacts, runs, edges)
+        down_runs, down_artifacts = _step_down(down_runs, down_artifacts, artifacts, runs, edges)
+        if not (up_runs or up_artifacts or down_runs or down_artifacts):
+            break
+    nodes = [
+        {
+            "id": f"run:{r.pk}",
+            "type": "run",
+            "number": r.pk,
+            "name": r.name,
+            "kind": r.kind,
+            "status": r.status,
+        }
+        for r in sorted(runs.values(), key=lambda r: r.pk)
+    ] + [
+        {"id": f"artifact:{a.pk}", "type": a.kind, "artifact": a.pk, "name": a.name, "what": a.what}
+        for a in artifacts.values()
+    ]
+    return {"nodes": nodes, "edges": sorted(edges)}
+
+
+def _step_up(
+    up_runs: set[int],
+    up_artifacts: set[str],
+    artifacts: dict[str, Artifact],
+    runs: dict[int, Run],
+    edges: set[tuple[str, str]],
+) -> tuple[set[int], set[str]]:
+    next_runs: set[int] = set()
+    next_artifacts: set[str] = set()
+    for artifact in Artifact.objects.filter(pk__in=up_artifacts).exclude(run=None).select_related("run"):
+        assert artifact.run is not None
+        edges.add((f"run:{artifact.run_id}", f"artifact:{artifact.pk}"))
+        if artifact.run_id not in runs:
+            runs[artifact.run.pk] = artifact.run
+            next_runs.add(artifact.run.pk)
+    for taken in RunInput.objects.filter(run__in=up_runs | next_runs).select_related("artifact"):
+        edges.add((f"artifact:{taken.artifact_id}", f"run:{taken.run_id}"))
+        if taken.artifact_id not in artifacts:
+            artifacts[taken.artifact_id] = taken.artifact
+            next_artifacts.add(taken.artifact_id)
+    return set(), next_artifacts
+
+
+def _step_down(
+    down_runs: set[int],
+    down_artifacts: set[str],
+    artifacts: dict[str, Artifact],
+    runs: dict[int, Run],
+    edges: set[tuple[str, str]],
+) -> tuple[set[int], set[str]]:
+    next_runs: set[int] = set()
+    next_artifacts: set[str] = set()
+    for artifact in Artifact.objects.filter(run__in=down_runs):
+        edges.add((f"run:{artifact.run_id}", f"artifact:{artifact.pk}"))
+        if artifact.pk not in artifacts:
+            artifacts[artifact.pk] = artifact
+        next_artifacts.add(artifact.pk)
+    taken_by = RunInput.objects.filter(artifact__in=down_artifacts | next_artifacts, run__deleted=None)
+    for taken in taken_by.select_related("run"):
+        edges.add((f"artifact:{taken.artifact_id}", f"run:{taken.run_id}"))
+        if taken.run_id not in runs:
+            runs[taken.run.pk] = taken.run
+            next_runs.add(taken.run.pk)
+    return next_runs, set()
+
+
+def chain(run: Run) -> list[Run]:
+    """The main line of a run: from its first ancestor to itself, following at each step the latest maker."""
+    line = [run]
+    while len(line) < 20:
+        makers = [t.artifact.run for t in line[0].inputs.select_related("artifact__run") if t.artifact.run]
+        if not makers:
+            break
+        line.insert(0, max(makers, key=lambda maker: maker.pk))
+    return line
+
+
+def summaries(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
+    return [artifact.summary for artifact in artifacts]

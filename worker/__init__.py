@@ -1,0 +1,1 @@
+"""Celery workers: they claim runs and supervise one child process for each."""

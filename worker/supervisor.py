@@ -1,0 +1,164 @@
+"""The life of one claimed run: drain what an earlier attempt told, start the child, store its events, end it.
+
+Nothing here trains anything. Every write goes through the run's token, so a supervisor whose lease was lost
+kills its child and leaves without a trace.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from django.db import OperationalError
+from django.db.models import Q
+
+from core_ml import recipes
+from core_ml.events import Artifact, Done, Failed
+from lab.models import Run, Shard
+from lab.models.run import CANCELLED, FAILED
+from lab.services import artifacts, claims, events
+from lab.services.claims import LostLease
+from worker.child import Child, write_request
+
+logger = logging.getLogger(__name__)
+POLL = 0.2
+"""Seconds between two looks at the event file and at a request to cancel."""
+BEAT = 1.0
+"""Seconds between two heartbeats while nothing else is written."""
+
+
+def supervise(run: Run, leaving: Callable[[], bool]) -> None:
+    """Bring a claimed run to an end, or give it back when the worker is leaving."""
+    try:
+        if not drained(run):
+            return
+        claims.begin_attempt(run)
+        if recipes.get(run.kind).stages:
+            from worker.stages import coordinate  # it supervises shards by the functions of this module
+
+            coordinate(run, leaving)
+        else:
+            child = Child(run.kind, arguments(run), event_file(run), log_file(run))
+            follow(run, child, leaving)
+    except LostLease:
+        logger.info("%s is held by somebody else now", run)
+
+
+def drained(run: Run) -> bool:
+    """Store what the attempt before told but nobody read. False when that already ended the run."""
+    return not run.reading or not isinstance(_store_all(run), Done | Failed)
+
+
+def follow(held: Run | Shard, child: Child, leaving: Callable[[], bool]) -> None:
+    """Store the child's events until it ends. Done and Failed end the run with them; the rest is settled here."""
+    run = held if isinstance(held, Run) else held.run
+    try:
+        last = _watch(held, run, child, leaving)
+    except BaseException:
+        child.kill()
+        raise
+    if isinstance(last, Done | Failed):
+        return
+    if cancelling(run):
+        claims.finish(held, CANCELLED)
+    elif leaving():
+        claims.release(held, "the worker left")
+    else:
+        _bury(held, child)
+
+
+def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool]) -> events.Last | None:
+    beaten = looked = 0.0
+    while True:
+        ended = child.code is not None  # asked before reading: after the end there is nothing more to come
+        try:
+            last, stored = _store_new(held)
+            if stored:
+                beaten = time.monotonic()
+            if last is not None or ended:
+                child.process.wait()
+                return last or _store_all(held)
+            if time.monotonic() - beaten > BEAT:
+                claims.beat(held)
+                beaten = time.monotonic()
+            if time.monotonic() - looked > POLL and (leaving() or cancelling(run)):
+                child.ask_to_stop()
+            looked = time.monotonic()
+        except OperationalError as error:
+            # A busy or restarting database: the events wait in their file, the lease decides.
+            logger.warning("the database does not answer: %s", error)
+            time.sleep(1)
+        time.sleep(POLL)
+
+
+def _store_new(held: Run | Shard) -> tuple[events.Last | None, bool]:
+    batch = events.read(event_file(held), held.seq, held.offset)
+    if batch.offset == held.offset:
+        return None, False
+    for event, _ in batch.events:
+        if isinstance(event, Artifact):
+            artifacts.publish(held if isinstance(held, Run) else held.run, event.output)
+    return events.store(held, batch), True
+
+
+def _store_all(held: Run | Shard) -> events.Last | None:
+    last: events.Last | None = None
+    while True:
+        found, stored = _store_new(held)
+        last = found or last
+        if not stored:
+            return last
+
+
+def _bury(held: Run | Shard, child: Child) -> None:
+    """The child died without a last word: killed, out of memory, or it crashed in native code."""
+    run = held if isinstance(held, Run) else held.run
+    how = f"signal {-child.code}" if child.code and child.code < 0 else f"exit code {child.code}"
+    if isinstance(held, Run) and not claims.died_in_vain(run):
+        logger.warning("the child of %s died (%s); it goes on from what it saved", run, how)
+        claims.release(held, f"died: {how}")
+        return
+    if isinstance(held, Shard) and held.attempt < claims.MAX_DEATHS:
+        claims.release(held, f"died: {how}")
+        return
+    message = f"The process of this run died {claims.MAX_DEATHS} times without getting further ({how})."
+    hint = "Signal 9 mostly means that the machine ran out of memory: make the batch or the network smaller."
+    error = {"message": message, "hint": hint, "field": None, "traceback": None, "log": child.last_words()}
+    claims.finish(held, FAILED, error, outcome=f"died: {how}")
+
+
+def cancelling(run: Run) -> bool:
+    return (
+        Run.objects.filter(pk=run.pk).filter(Q(status=CANCELLED) | Q(cancel_requested__isnull=False)).exists()
+    )
+
+
+def arguments(run: Run) -> list[str]:
+    """The child's command line for a run: files for config and origin, folders for inputs and outputs."""
+    request = write_request(
+        artifacts.state_dir(run),
+        run.config,
+        {
+            "id": run.uid,
+            "run": run.pk,
+            "name": run.name,
+            "started": run.started.isoformat() if run.started else None,
+        },
+    )
+    inputs = [
+        f"{taken.name}={artifacts.local_path(taken.artifact)}"
+        for taken in run.inputs.select_related("artifact").order_by("name", "position")
+    ]
+    places = ["--out", str(artifacts.out_dir(run)), "--state", str(artifacts.state_dir(run) / "state")]
+    return [*request, *places, *(["--inputs", *inputs] if inputs else [])]
+
+
+def event_file(held: Run | Shard) -> Path:
+    """The event file of the attempt that is being read."""
+    if isinstance(held, Run):
+        return artifacts.state_dir(held) / f"attempt-{held.reading}.jsonl"
+    return artifacts.state_dir(held.run) / "shards" / f"{held.pk}-{held.reading}.jsonl"
+
+
+def log_file(run: Run) -> Path:
+    return artifacts.state_dir(run) / "child.log"

@@ -1,0 +1,83 @@
+"""What Celery executes: one task, which claims a run and supervises it, and the sweep that mends and resends."""
+
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from django.db import close_old_connections
+
+from lab.models import Run
+from lab.services import claims
+from worker.app import app
+
+logger = logging.getLogger(__name__)
+SWEEP_EVERY = 2.0
+# Shared with the pool's processes, which are forked from this one: set when the worker was asked to leave.
+_leaving = mmap.mmap(-1, 1)
+
+
+def leaving() -> bool:
+    return _leaving[0] == 1
+
+
+@app.task(name="worker.tasks.execute_run")
+def execute_run(pk: int) -> None:
+    """Take a run, if it is there to be taken, and bring it to its end. A doubled message finds nothing."""
+    from worker.stages import help_with
+    from worker.supervisor import supervise
+
+    if leaving():
+        return
+    run = claims.claim_run(pk, f"{socket.gethostname()}:{os.getpid()}")
+    if run is not None:
+        supervise(run, leaving)
+        return
+    run = Run.objects.filter(pk=pk, status="running", shards__isnull=False).first()
+    if run is not None:
+        help_with(run, leaving)
+
+
+@worker_shutting_down.connect
+def _leave(**_: Any) -> None:
+    _leaving[0] = 1
+
+
+@worker_process_init.connect
+def _die_with_parent(**_: Any) -> None:
+    """A pool process whose worker was killed must not go on supervising without it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@worker_ready.connect
+def _start_sweep(**_: Any) -> None:
+    threading.Thread(target=_sweep_for_ever, daemon=True, name="sweep").start()
+
+
+def _sweep_for_ever() -> None:
+    while not leaving():
+        try:
+            close_old_connections()
+            claims.sweep()
+        except Exception:
+            # The sweep is what mends everything else: it outlives a database or a queue that is away.
+            logger.exception("the sweep will try again")
+        time.sleep(SWEEP_EVERY)
