@@ -14,6 +14,8 @@ try:
     LAB_PORT = int(os.environ.get("LAB_PORT", "8000"))
 except ValueError:
     raise SystemExit(f"LAB_PORT is {os.environ['LAB_PORT']!r}, and must be a number: try LAB_PORT=8000") from None
+LAB_URL = os.environ.get("LAB_URL") or f"http://{LAB_HOST}:{LAB_PORT}"
+"""Where programs of the lab itself (the simulated labeler) and people reach web."""
 SECRET_KEY = paths.secret_key()
 DEBUG = os.environ.get("LAB_DEBUG") == "1"
 # A page of a foreign name that points here (DNS rebinding) is refused; more names are added by the person.
@@ -141,6 +143,11 @@ USE_I18N = False
 STATIC_URL = "/static/"
 STATIC_ROOT = paths.inside("static")
 STATICFILES_DIRS = [BASE_DIR / "lab" / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "lab.finders.PlotlyFinder",
+]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,8 @@ def api(account: Callable[..., Any]) -> Callable[..., Api]:
 
 
 @pytest.fixture
-def text_corpus() -> Iterator[str]:
+def text_corpus() -> list[str]:
     """A few hundred short sentences that a tiny model can learn something from."""
     subjects, verbs = ("the cat", "a dog", "the old man", "my friend"), ("sees", "likes", "finds", "has")
-    yield [
-        f"{s} {v} {o}."
-        for s in subjects
-        for v in verbs
-        for o in ("a tree", "the sea", "two birds", "a red boat")
-    ] * 4  # type: ignore[misc]
+    things = ("a tree", "the sea", "two birds", "a red boat")
+    return [f"{s} {v} {thing}." for s in subjects for v in verbs for thing in things] * 4

@@ -15,7 +15,8 @@ from django.db import close_old_connections
 
 from lab.models import Run
 from lab.services import claims
-from worker.app import app
+from lab.services import tour as tours
+from worker.app import WAKE_TIME, app
 
 logger = logging.getLogger(__name__)
 SWEEP_EVERY = 2.0
@@ -42,6 +43,14 @@ def execute_run(pk: int) -> None:
     run = Run.objects.filter(pk=pk, status="running", shards__isnull=False).first()
     if run is not None:
         help_with(run, leaving)
+
+
+@app.task(name="worker.tasks.label_simulated")
+def label_simulated(pk: int) -> None:
+    """Let the simulated labeler rank what a tour waits for."""
+    from worker.labeler import label
+
+    label(pk)
 
 
 @worker_shutting_down.connect
@@ -72,11 +81,21 @@ def _start_sweep(**_: Any) -> None:
     threading.Thread(target=_sweep_for_ever, daemon=True, name="sweep").start()
 
 
+def _wake_labeler() -> None:
+    from worker.labeler import wanted
+
+    tour = wanted()
+    if tour is not None:
+        label_simulated.apply_async(args=[tour.pk], expires=WAKE_TIME, retry=False)
+
+
 def _sweep_for_ever() -> None:
     while not leaving():
         try:
             close_old_connections()
             claims.sweep()
+            tours.advance()
+            _wake_labeler()
         except Exception:
             # The sweep is what mends everything else: it outlives a database or a queue that is away.
             logger.exception("the sweep will try again")

@@ -3,7 +3,6 @@
 import signal
 import sys
 import time
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -75,4 +74,4 @@ def first_sign_in_link(address: str) -> str | None:
     if admin is not None and admin.last_login is not None:
         return None
     admin = admin or accounts.create("admin", "admin")
-    return address + accounts.sign_in_path(admin, timedelta(days=1))
+    return address + accounts.make_link(admin)
