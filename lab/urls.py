@@ -1,5 +1,29 @@
-"""Every address of the lab. Pages stand in lab.pages.urls, the REST API in lab.api."""
+"""Every address of the lab: the pages of each section, the REST API, and the engine's protocol."""
 
-from django.urls import path
+from importlib import import_module
+from importlib.util import find_spec
 
-urlpatterns: list = []
+from django.urls import URLPattern, URLResolver
+
+PAGES = (
+    "home",
+    "search",
+    "runs",
+    "new_run",
+    "account",
+    "models",
+    "datasets",
+    "tokenizers",
+    "checkpoints",
+    "playground",
+    "labeling",
+)
+
+urlpatterns: list[URLPattern | URLResolver] = []
+for name in (*(f"lab.pages.{page}" for page in PAGES), "lab.api.urls"):
+    if find_spec(name):
+        urlpatterns += import_module(name).urlpatterns
+
+handler403 = "lab.pages.home.forbidden"
+handler404 = "lab.pages.home.missing"
+handler500 = "lab.pages.home.broken"

@@ -1,0 +1,41 @@
+// How plots look, in light and in dark; plots.js applies it, again when the theme changes.
+window.PLOT_TEMPLATE = {
+  light: {
+    layout: {
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: {"family": "\"Instrument Sans\", system-ui, sans-serif", "size": 12, "color": "#465056"},
+      colorway: ["#28239d", "#904523", "#309f9a", "#b18226", "#431f3b", "#2c68a5"],
+      colorscale: {"sequential": [[0.0, "#ffffff"], [0.2, "#eef0fb"], [0.4, "#d5dbf7"], [0.6, "#b4bff0"], [0.8, "#8f9de6"], [1.0, "#6d7cd6"]], "diverging": [[0.0, "#e5966f"], [0.16666666666666666, "#f0bd9f"], [0.3333333333333333, "#f8e1d4"], [0.5, "#eceeee"], [0.6666666666666666, "#d3ebe5"], [0.8333333333333334, "#a5d6ca"], [1.0, "#6fbcab"]]},
+      margin: {"l": 48, "r": 96, "t": 10, "b": 36},
+      xaxis: {"showgrid": false, "zeroline": false, "showline": true, "linecolor": "#7f898e", "linewidth": 1, "ticks": "outside", "ticklen": 4, "tickcolor": "#7f898e", "tickfont": {"size": 12, "color": "#465056"}, "title": {"font": {"size": 12, "color": "#465056"}, "standoff": 6}, "automargin": true, "showspikes": true, "spikemode": "across", "spikethickness": 1, "spikedash": "dot", "spikecolor": "#7f898e"},
+      yaxis: {"showgrid": true, "zeroline": false, "showline": false, "linecolor": "#7f898e", "linewidth": 1, "ticks": "", "ticklen": 4, "tickcolor": "#7f898e", "tickfont": {"size": 12, "color": "#465056"}, "title": {"font": {"size": 12, "color": "#465056"}, "standoff": 6}, "automargin": true, "showspikes": false, "spikemode": "across", "spikethickness": 1, "spikedash": "dot", "spikecolor": "#7f898e", "gridcolor": "#dadedf", "gridwidth": 1},
+      showlegend: false,
+      hovermode: "x unified",
+      hoverlabel: {"bgcolor": "#ffffff", "bordercolor": "#7f898e", "font": {"size": 12, "color": "#14191c"}},
+      transition: {"duration": 0},
+      modebar: {"bgcolor": "rgba(0,0,0,0)", "color": "#5f696f", "activecolor": "#14191c"},
+      annotationdefaults: {"showarrow": false, "font": {"size": 12, "color": "#14191c"}, "xanchor": "left"},
+    },
+    data: {"scatter": [{"mode": "lines", "line": {"width": 1.75}}], "histogram": [{"marker": {"color": "#14191c", "line": {"width": 0}}}], "bar": [{"marker": {"color": "#14191c"}}]},
+  },
+  dark: {
+    layout: {
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: {"family": "\"Instrument Sans\", system-ui, sans-serif", "size": 12, "color": "#b1b9bd"},
+      colorway: ["#5b93fb", "#e96a31", "#acf7e2", "#e2c623", "#aa5e9c", "#21c2e9"],
+      colorscale: {"sequential": [[0.0, "#15191c"], [0.2, "#1b2036"], [0.4, "#252d55"], [0.6, "#333f7d"], [0.8, "#4655a8"], [1.0, "#5b6bcb"]], "diverging": [[0.0, "#a5482a"], [0.16666666666666666, "#733823"], [0.3333333333333333, "#3d261d"], [0.5, "#20262a"], [0.6666666666666666, "#193832"], [0.8333333333333334, "#1f5c4f"], [1.0, "#1f7361"]]},
+      margin: {"l": 48, "r": 96, "t": 10, "b": 36},
+      xaxis: {"showgrid": false, "zeroline": false, "showline": true, "linecolor": "#69747a", "linewidth": 1, "ticks": "outside", "ticklen": 4, "tickcolor": "#69747a", "tickfont": {"size": 12, "color": "#b1b9bd"}, "title": {"font": {"size": 12, "color": "#b1b9bd"}, "standoff": 6}, "automargin": true, "showspikes": true, "spikemode": "across", "spikethickness": 1, "spikedash": "dot", "spikecolor": "#69747a"},
+      yaxis: {"showgrid": true, "zeroline": false, "showline": false, "linecolor": "#69747a", "linewidth": 1, "ticks": "", "ticklen": 4, "tickcolor": "#69747a", "tickfont": {"size": 12, "color": "#b1b9bd"}, "title": {"font": {"size": 12, "color": "#b1b9bd"}, "standoff": 6}, "automargin": true, "showspikes": false, "spikemode": "across", "spikethickness": 1, "spikedash": "dot", "spikecolor": "#69747a", "gridcolor": "#272d31", "gridwidth": 1},
+      showlegend: false,
+      hovermode: "x unified",
+      hoverlabel: {"bgcolor": "#1d2226", "bordercolor": "#69747a", "font": {"size": 12, "color": "#e8ebeb"}},
+      transition: {"duration": 0},
+      modebar: {"bgcolor": "rgba(0,0,0,0)", "color": "#8f999e", "activecolor": "#e8ebeb"},
+      annotationdefaults: {"showarrow": false, "font": {"size": 12, "color": "#e8ebeb"}, "xanchor": "left"},
+    },
+    data: {"scatter": [{"mode": "lines", "line": {"width": 1.75}}], "histogram": [{"marker": {"color": "#e8ebeb", "line": {"width": 0}}}], "bar": [{"marker": {"color": "#e8ebeb"}}]},
+  },
+};

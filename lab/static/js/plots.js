@@ -1,0 +1,47 @@
+// Plotly with our template. `Lab.plot(node, data, layout)` draws; every node that it drew follows the theme.
+// `<div class="plotly" data-figure="ID">` is drawn by itself from the JSON script of that id: {data, layout}.
+(() => {
+  const drawn = new Set();
+  const dark = () => document.documentElement.dataset.theme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  const template = () => window.PLOT_TEMPLATE[dark() ? "dark" : "light"];
+  const config = { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: [["zoom2d", "resetScale2d", "toImage"]] };
+
+  // Colours by name of our tokens, so that a figure from the server follows the theme: "--c1".
+  const probe = document.createElement("span");
+  function color(name) {
+    document.body.append(probe);
+    probe.style.color = `var(${name})`;
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  }
+  function painted(value) {
+    if (typeof value === "string") return value.startsWith("--") ? color(value) : value;
+    if (Array.isArray(value)) return value.length > 200 ? value : value.map(painted);
+    if (value && typeof value === "object" && !ArrayBuffer.isView(value)) return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, painted(inner)]));
+    return value;
+  }
+  const Lab = (window.Lab ??= {});
+  Lab.color = color;
+  Lab.plot = (node, data, layout = {}) => {
+    node.figure = { data, layout };
+    drawn.add(node);
+    return Plotly.react(node, data.map(painted), { ...painted(layout), template: template(), height: layout.height || node.clientHeight || 310 }, config);
+  };
+  Lab.redraw = (node) => Lab.plot(node, node.figure.data, node.figure.layout);
+  const again = () => { for (const node of drawn) if (node.isConnected) Lab.redraw(node); else drawn.delete(node); };
+  document.addEventListener("themechange", again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+
+  function drawAll(root) {
+    root.querySelectorAll?.("[data-figure]").forEach((node) => {
+      if (node.figure) return;
+      const source = document.getElementById(node.dataset.figure);
+      if (!source) return;
+      const { data, layout } = JSON.parse(source.textContent);
+      Lab.plot(node, data || [], layout || {});
+    });
+  }
+  drawAll(document);
+  document.addEventListener("htmx:afterSettle", (event) => drawAll(event.target));
+})();
