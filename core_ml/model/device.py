@@ -1,0 +1,50 @@
+"""Where tensors live and in which precision they are multiplied, found without any setting."""
+
+import contextlib
+import os
+import time
+
+import torch
+
+
+def choose() -> torch.device:
+    """The machine's accelerator if it has one, else its processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def use_threads(n: int | None) -> int:
+    """Compute on `n` threads, by default one fewer than the cores, which web and worker share; returns n.
+
+    Sums are ordered by thread, so a run is repeatable to the bit only with the same number.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n = n or max(1, cores - 1)
+    torch.set_num_threads(n)
+    return n
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Matrix products in bfloat16 where the device has them, everything else in float32."""
+    if device.type == "cuda":
+        fits = torch.cuda.is_bf16_supported()
+    else:
+        fits = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16) if fits else contextlib.nullcontext()
+
+
+def peak_flops(device: torch.device, size: int | None = None) -> float:
+    """Operations per second of one large matrix product here, as training does them; what MFU divides by."""
+    size = size or (4096 if device.type == "cuda" else 768)
+    a = torch.ones(size, size, device=device)
+    best = 0.0
+    with torch.no_grad(), autocast(device):
+        a = a.to(torch.bfloat16) if torch.is_autocast_enabled(device.type) else a
+        for _ in range(4):  # the first one warms up
+            begin = time.perf_counter()
+            (a @ a)[0, 0].item()
+            best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    return best
