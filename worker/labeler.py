@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from core_ml.tasks import judge
+from core_ml.tasks.preference import judge
 from lab.models import Tour
 from lab.services import accounts
 from lab.services import tour as tours
@@ -26,12 +26,16 @@ NOISE = 0.05
 SILENT = timedelta(seconds=10)
 
 
-def rank(prompt: str, completions: list[str], chance: random.Random) -> list[list[int]]:
-    """The order by 4·correct + 2·complete + 1·short, best first; equal scores are ties."""
+def rank(prompt: str, completions: list[str], cut_off: list[bool], chance: random.Random) -> list[list[int]]:
+    """The order by 4·correct + 2·complete + 1·short, best first; equal scores are ties.
+
+    Of a prompt that is none of the tour's tasks it knows nothing: there all answers are tied.
+    """
     by_score: dict[float, list[int]] = defaultdict(list)
-    for index, completion in enumerate(completions):
-        score: float = judge(prompt, completion).score
-        if chance.random() < NOISE:
+    for index, (completion, cut) in enumerate(zip(completions, cut_off, strict=True)):
+        judgement = judge(prompt, completion, ended=not cut)
+        score = float(judgement.score) if judgement else 0.0
+        if judgement and chance.random() < NOISE:
             score += chance.choice((-3, 3))
         by_score[score].append(index)
     return [by_score[score] for score in sorted(by_score, reverse=True)]
@@ -70,7 +74,7 @@ def _rank_one(web: httpx.Client, project: int, chance: random.Random) -> bool:
         return False
     answer.raise_for_status()
     task: dict[str, Any] = answer.json()
-    order = rank(task["prompt"], task["completions"], chance)
+    order = rank(task["prompt"], task["completions"], task["cut_off"], chance)
     ranking = {"order": order, "flags": {}, "seconds": 0}
     web.post(f"/labeling/tasks/{task['id']}/ranking", json=ranking).raise_for_status()
     return True

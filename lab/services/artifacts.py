@@ -7,13 +7,17 @@ from typing import Any
 
 import fsspec
 from django.conf import settings
-from django.db import transaction
+from django.core.management.color import no_style
+from django.db import connection, transaction
 from django.utils import timezone
 
 from core_ml.artifact import MANIFEST, Folder, Manifest
 from core_ml.errors import UserError
 from lab.models import Artifact, Run, RunInput
 from lab.models.run import SUCCEEDED
+
+NOT_RUNS = ("import", "labeling")
+"""Origins of artifacts that people bring in or make by hand."""
 
 
 def out_dir(run: Run) -> Path:
@@ -34,6 +38,15 @@ def publish(run: Run, output: str) -> None:
     """Upload a finished output where the store is elsewhere; takes its time, so call it outside transactions."""
     if is_remote():
         _publish(Folder(out_dir(run) / output), f"{run.uid}/{output}")
+
+
+def adopt(target: Path) -> Artifact:
+    """Publish and index a finished artifact that no run made: an import, or a labelling project's rankings."""
+    folder = Folder(target)
+    path = f"{target.parent.name}/{target.name}"
+    if is_remote():
+        _publish(folder, path)
+    return index(folder.manifest, path, None)
 
 
 def register(run: Run, output: str) -> Artifact:
@@ -125,6 +138,10 @@ def reindex() -> dict[str, int]:
     for manifest, run in found:
         if run is not None:
             counts["inputs"] += _inputs_of(manifest, run)
+    # Runs came back under their old numbers, which PostgreSQL's counter does not notice by itself.
+    with connection.cursor() as cursor:
+        for statement in connection.ops.sequence_reset_sql(no_style(), [Run]):
+            cursor.execute(statement)
     return counts
 
 
@@ -145,7 +162,7 @@ def _manifests() -> list[tuple[str, Manifest | None]]:
 def _run_of(manifest: Manifest, uid: str) -> tuple[Run | None, bool]:
     """The run that made an artifact; a lost one is made again with its old number where that is free."""
     run = Run.objects.filter(uid=uid).first()
-    if run is not None or manifest.origin.recipe == "import":
+    if run is not None or manifest.origin.recipe in NOT_RUNS:
         return run, False
     origin = manifest.origin
     fields: dict[str, Any] = {

@@ -156,3 +156,5 @@ def sweep() -> None:
     for run in waiting:
         if not wake.up(run):
             break
+    for run in Run.objects.filter(deleted__lt=now - runs.UNDO_TIME)[:5]:
+        runs.purge(run)

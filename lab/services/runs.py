@@ -15,7 +15,7 @@ from core_ml.recipe import Cost, Recipe
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Account, Artifact, Run, RunInput, Tour
 from lab.models.run import CANCELLED, ENDED, FAILED, INTERRUPTED, QUEUED, RUNNING, STARTING, SUCCEEDED
-from lab.services import wake
+from lab.services import artifacts, wake
 
 Inputs = dict[str, Any]
 """By input name: an artifact's id, a list of ids, or {"run": 41, "output": "checkpoint"} to wait for a run."""
@@ -36,7 +36,7 @@ def submit(
     tour: Tour | None = None,
 ) -> Run:
     """Check everything, then queue. Raises Invalid with one error a field; nothing is stored then."""
-    recipe, full, given, artifacts, pending, errors = _checked(kind, config, inputs, preset)
+    recipe, full, given, taken, pending, errors = _checked(kind, config, inputs, preset)
     name = (name or "").strip() or kind
     if len(name) > 100:
         errors.append(FieldError("name", f"the name has {len(name)} characters: use at most 100"))
@@ -57,7 +57,7 @@ def submit(
         )
         RunInput.objects.bulk_create(
             RunInput(run=run, name=name, position=position, artifact=artifact)
-            for name, found in artifacts.items()
+            for name, found in taken.items()
             for position, artifact in enumerate(found)
         )
         if not pending:
@@ -69,14 +69,14 @@ def estimate(
     kind: str, config: dict[str, Any] | None, inputs: Inputs | None, preset: str | None = None
 ) -> Cost | None:
     """What a run would take, or None where its recipe cannot say. Raises Invalid as `submit` does."""
-    recipe, full, _, artifacts, _, errors = _checked(kind, config, inputs, preset)
+    recipe, full, _, taken, _, errors = _checked(kind, config, inputs, preset)
     config_errors = [error for error in errors if not error.field.startswith("inputs")]
     if config_errors:
         raise Invalid(config_errors)
     assert recipe is not None
     if recipe.cost is None:
         return None
-    summaries = {name: [artifact.summary for artifact in found] for name, found in artifacts.items()}
+    summaries = {name: [artifact.summary for artifact in found] for name, found in taken.items()}
     return recipe.cost(recipe.config.model_validate(full), summaries)
 
 
@@ -104,8 +104,8 @@ def _checked(
         full = recipe.config.model_validate({**base, **given}).model_dump(mode="json")
     except ValidationError as error:
         errors += [_config_error(entry) for entry in error.errors()]
-    artifacts, pending, input_errors = _matched(recipe, inputs or {})
-    return recipe, full, given, artifacts, pending, errors + input_errors
+    taken, pending, input_errors = _matched(recipe, inputs or {})
+    return recipe, full, given, taken, pending, errors + input_errors
 
 
 def _config_error(entry: Any) -> FieldError:
@@ -122,7 +122,7 @@ def _config_error(entry: Any) -> FieldError:
 
 
 def _matched(recipe: Recipe, inputs: Inputs) -> tuple[dict[str, list[Artifact]], Inputs, list[FieldError]]:
-    artifacts: dict[str, list[Artifact]] = {}
+    taken: dict[str, list[Artifact]] = {}
     pending: Inputs = {}
     errors: list[FieldError] = []
     for name, value in inputs.items():
@@ -141,7 +141,7 @@ def _matched(recipe: Recipe, inputs: Inputs) -> tuple[dict[str, list[Artifact]],
                 errors.append(FieldError(field, error.message))
                 continue
             if ready is not None:
-                artifacts.setdefault(name, []).append(ready)
+                taken.setdefault(name, []).append(ready)
             else:
                 pending.setdefault(name, []).append(waiting)
     for name, wanted in recipe.takes.items():
@@ -154,8 +154,8 @@ def _matched(recipe: Recipe, inputs: Inputs) -> tuple[dict[str, list[Artifact]],
     if pending:
         # Order matters where one input takes many: those that exist go where they stand once all are there.
         for name in pending:
-            pending[name] = [{"artifact": found.pk} for found in artifacts.pop(name, [])] + pending[name]
-    return artifacts, pending, errors
+            pending[name] = [{"artifact": found.pk} for found in taken.pop(name, [])] + pending[name]
+    return taken, pending, errors
 
 
 def _resolved(recipe: Recipe, name: str, reference: Any) -> tuple[Artifact | None, Any]:
@@ -293,6 +293,17 @@ def restore(run: Run) -> Run:
     Run.objects.filter(pk=run.pk).update(deleted=None, version=F("version") + 1)
     run.refresh_from_db()
     return run
+
+
+def purge(run: Run) -> None:
+    """Remove a deleted run for good, with its artifacts, its metrics and its files."""
+    with transaction.atomic():
+        if not Run.objects.filter(pk=run.pk).exclude(deleted=None).update(version=F("version") + 1):
+            return
+        run.inputs.all().delete()
+        run.artifacts.all().delete()
+        run.delete()
+    artifacts.remove(run)
 
 
 def rename(run: Run, name: str) -> Run:
