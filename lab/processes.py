@@ -3,6 +3,7 @@
 A process that ends by itself is started again, at once the first time and more slowly when it goes on dying.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from core_ml.artifact import write_atomically
 from lab import paths
 from lab.queries import machine
 
@@ -87,6 +89,12 @@ class Stack:
             process.start(self._say)
             if process.name == "redis":
                 _wait(process.ready, 10)
+        self._note()
+
+    def _note(self) -> None:
+        """Who is who, for whoever looks from outside."""
+        pids = {process.name: process.pid for process in self.processes}
+        write_atomically(paths.home() / "processes.json", json.dumps(pids))
 
     def wait_until_ready(self, stopping: Callable[[], bool] = lambda: False, seconds: float = 120) -> bool:
         """Whether all answer; False when asked to stop, or when the time is over."""
@@ -112,6 +120,7 @@ class Stack:
             if self._say and process.popen:
                 self._say(process, f"ended with code {process.popen.returncode}; starting it again")
             process.start(self._say)
+            self._note()
 
     def stop(self) -> None:
         """SIGTERM to each, the queue last; SIGKILL to what stays."""

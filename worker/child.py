@@ -36,6 +36,7 @@ class Child:
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
         }
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 ["nice", "-n", str(nice), *command] if nice else command,

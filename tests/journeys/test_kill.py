@@ -1,0 +1,70 @@
+"""`kill -9` of each process at a random moment of a run: it ends succeeded, once, with an undisturbed curve."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.stack import Lab, lab, until
+
+TRAINING = {"steps": 160, "save_every_steps": 20}
+SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with lab(tmp_path_factory.mktemp("kill"), LAB_LEASE_SECONDS="4") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def inputs(running: Lab, tmp_path_factory) -> dict[str, str]:
+    """A corpus imported over the API, and a tokenizer of it."""
+    path: Path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    chance = random.Random(0)
+    words = "the a cat dog sees likes red blue big small tree sea bird boat and then near under".split()
+    lines = (" ".join(chance.choices(words, k=60)) for _ in range(300))
+    path.write_text("\n".join(json.dumps({"text": f"{n}: {line}."}) for n, line in enumerate(lines)))
+    answer = running.api.post(
+        "/datasets", files={"file": ("corpus.jsonl", path.read_bytes())}, data={"name": "corpus"}
+    )
+    assert answer.status_code == 201, answer.text
+    documents = answer.json()["id"]
+    tokenizer = running.succeed("tokenizer", preset="tiny", inputs={"documents": documents})
+    return {"documents": documents, "tokenizer": running.output(tokenizer, "tokenizer")}
+
+
+def curve(running: Lab, run: int) -> dict:
+    return running.get(f"/runs/{run}/metrics?name=loss&name=val_bits_per_byte&max_points=5000")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running: Lab, inputs) -> dict:
+    run = running.succeed("pretrain", TRAINING, preset="tiny", inputs=inputs)
+    return curve(running, run["id"])
+
+
+@pytest.mark.parametrize("victim", ["child", "worker", "redis", "web"])
+def test_a_run_outlives_the_kill_of(victim: str, running: Lab, inputs, undisturbed):
+    if victim == "redis" and os.environ.get("REDIS_URL"):
+        pytest.skip("the queue is a server that is not ours to kill")
+    at = random.Random(f"{SEED}:{victim}").randrange(1, TRAINING["steps"] - 20)
+    print(f"KILL_SEED={SEED}: {victim} at step {at}")
+    run = running.submit("pretrain", TRAINING, preset="tiny", inputs=inputs)
+    until(lambda: ((running.get(f"/runs/{run}")["progress"] or {}).get("step") or 0) >= at, 90, running.words)
+    pid = running.child(run) if victim == "child" else running.pid(victim)
+    if pid is None:
+        pytest.fail("the run ended before it could be disturbed: make it longer")
+    os.kill(pid, signal.SIGKILL)
+
+    ended = running.wait(run)
+    assert ended["status"] == "succeeded", ended["error"]
+    assert ended["attempt"] == (2 if victim in ("child", "worker") else 1)
+    assert [output["output"] for output in ended["outputs"]] == ["checkpoint"]
+    assert curve(running, run) == undisturbed
+    samples = [(s["step"], s["prompt"]) for s in running.get(f"/runs/{run}/samples?limit=200")["items"]]
+    assert len(samples) == len(set(samples)) > 0
+    until(lambda: running.pid("web") and running.get("/health")["status"] == "ok", 60, running.words)
