@@ -88,7 +88,7 @@ def read_rows(folder: artifact.Folder, columns: Iterable[str], *, input: str) ->
     n_rows = 0
     for path in paths:
         for row in _read_file(path, list(columns), folder.manifest.name, input):
-            row["metadata"] = _as_dict(row.get("metadata"))
+            row["metadata"] = as_dict(row.get("metadata"))
             n_rows += 1
             yield row
     if not n_rows:
@@ -111,7 +111,7 @@ def _read_file(path: Path, columns: list[str], name: str, input: str) -> Iterato
         yield from batch.to_pylist()
 
 
-def _as_dict(metadata: Any) -> dict[str, Any]:
+def as_dict(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, str):
         return {}
     try:

@@ -1,0 +1,89 @@
+"""One batch of practice: answers to prompts, their rewards, and how the stated preference judges them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core_ml.feedback.batches import Row, as_prompt
+from core_ml.feedback.prompts import Prompt
+from core_ml.feedback.reward_model import RewardModel
+from core_ml.model.gpt import GPT
+from core_ml.sampling.generate import generate
+from core_ml.tasks import judge, solve
+from core_ml.tokenizer.tokenizer import Tokenizer
+
+CRITERIA = ("liked", "correct", "complete", "short")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Answers in the order of the prompts, `n` for each; one entry of each list for each answer."""
+
+    prompts: list[str]
+    rows: list[Row]
+    texts: list[str]
+    ended: list[bool]
+    rewards: list[float]
+
+    def measures(self) -> dict[str, float]:
+        """Means over the answers; the stated preference's only over prompts that it can judge."""
+        n = len(self.rows)
+        values = {
+            "reward": sum(self.rewards) / n,
+            "mean_tokens": sum(len(answer) for _, answer in self.rows) / n,
+            "ended": sum(self.ended) / n,
+        }
+        judged = [
+            judge(prompt, text, ended)
+            for prompt, text, ended in zip(self.prompts, self.texts, self.ended, strict=True)
+            if solve(prompt) is not None
+        ]
+        if judged:
+            values |= {name: sum(getattr(j, name) for j in judged) / len(judged) for name in CRITERIA}
+        return values
+
+
+def practise(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    reward: RewardModel,
+    prompts: Sequence[Prompt],
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Rollouts:
+    """Sample `n` answers to each prompt from the policy as it is now, and score them."""
+    ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
+    completions = generate(
+        policy,
+        ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        stop_ids=(tokenizer.end_id,),
+        seed=seed,
+    )
+    questions = [prompt.text for prompt in prompts for _ in range(n)]
+    texts = [tokenizer.decode(completion.ids) for completion in completions]
+    return Rollouts(
+        questions,
+        [(prompt, completion.ids) for prompt, completion in zip(ids, completions, strict=True)],
+        texts,
+        [completion.ended for completion in completions],
+        reward.score(questions, texts),
+    )
+
+
+def prompts_of_step(prompts: Sequence[Prompt], step: int, n: int, seed: int) -> list[Prompt]:
+    """The prompts of update `step` (the first is 1): every prompt once in each pass, in an order of the seed."""
+    chosen: list[Prompt] = []
+    place, end = (step - 1) * n, step * n
+    while place < end:
+        epoch, begin = divmod(place, len(prompts))
+        order = list(range(len(prompts)))
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        taken = order[begin : begin + end - place]
+        chosen += [prompts[i] for i in taken]
+        place += len(taken)
+    return chosen
