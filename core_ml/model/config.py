@@ -11,13 +11,13 @@ class GPTConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vocab_size: int = Field(ge=1, le=1_000_000)
-    n_layer: int = Field(4, ge=1, le=256)
-    n_head: int = Field(4, ge=1, le=256)
-    n_kv_head: int = Field(4, ge=1, le=256)
-    d_model: int = Field(128, ge=8, le=16_384)
-    ff_mult: float = Field(3, gt=0, le=16)
-    max_seq_len: int = Field(512, ge=8, le=1_048_576)
-    rope_theta: float = Field(10_000, gt=1)
+    n_layer: int = Field(default=4, ge=1, le=256)
+    n_head: int = Field(default=4, ge=1, le=256)
+    n_kv_head: int = Field(default=4, ge=1, le=256)
+    d_model: int = Field(default=128, ge=8, le=16_384)
+    ff_mult: float = Field(default=3, gt=0, le=16)
+    max_seq_len: int = Field(default=512, ge=8, le=1_048_576)
+    rope_theta: float = Field(default=10_000.0, gt=1)
     tie_embeddings: bool = False
     value_head: bool = False
 

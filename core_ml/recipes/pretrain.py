@@ -1,0 +1,412 @@
+"""Trains a network from nothing to predict the next token of documents."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from core_ml.config import RecipeConfig, setting
+from core_ml.events import Event, Figure, Metric, Sample, Summary
+from core_ml.model.config import GPTConfig, check_heads
+from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
+from core_ml.training.schedule import Schedule, lr_share
+from core_ml.workspace import Workspace
+
+NETWORK, OPTIMIZER, REPORTS, MACHINE = "Network", "Optimizer", "Reports", "Machine"
+PROMPT_TOKENS = 8
+TEMPERATURE = 0.8
+CORE_FLOPS = 5e10  # what one processor core does of a small network's operations in a second, measured
+
+
+class PretrainConfig(RecipeConfig):
+    steps: int = setting(350, "Updates of the weights.", unit="steps", ge=1, le=10_000_000)
+    batch_size: int = setting(16, "Windows of text in each update.", unit="windows", ge=1, le=65_536)
+    seq_len: int = setting(
+        128, "Length of a window: how far back the network learns to look.", unit="tokens", ge=8, le=65_536
+    )
+    seed: int = setting(
+        0, "The same seed gives the same weights and the same order of text.", ge=0, le=2**31 - 1
+    )
+    n_layer: int = setting(4, "Blocks of attention and feed-forward.", group=NETWORK, ge=1, le=256)
+    d_model: int = setting(
+        128, "Width of the residual stream; a multiple of 2 × n_head.", group=NETWORK, ge=8, le=16_384
+    )
+    n_head: int = setting(4, "Heads of attention.", group=NETWORK, ge=1, le=256)
+    n_kv_head: int = setting(
+        4,
+        "Key-value heads; fewer than n_head make generation cheaper. Must divide n_head.",
+        group=NETWORK,
+        ge=1,
+        le=256,
+    )
+    ff_mult: float = setting(
+        3.0, "Width of the feed-forward layer, in widths of the network.", group=NETWORK, gt=0, le=16
+    )
+    max_seq_len: int = setting(
+        512,
+        "The longest text that the network can ever be asked to read.",
+        unit="tokens",
+        group=NETWORK,
+        ge=16,
+        le=1_048_576,
+    )
+    tie_embeddings: bool = setting(
+        False, "Use the embedding as the head too: fewer parameters.", group=NETWORK
+    )
+    muon_lr: float = setting(0.03, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)
+    adam_lr: float = setting(
+        6e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
+    )
+    schedule: Schedule = setting(
+        "wsd", "wsd warms up, stays and cools down; cosine falls all the way.", group=OPTIMIZER
+    )
+    warmup: float = setting(
+        0.02, "Share of the steps over which the rate rises.", group=OPTIMIZER, ge=0, le=1
+    )
+    cooldown: float = setting(0.5, "Share of the steps over which wsd falls.", group=OPTIMIZER, ge=0, le=1)
+    grad_clip: float | None = setting(
+        None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
+    )
+    val_share: float = setting(
+        0.05,
+        "Share of the text kept for validation, whole hosts where there are many.",
+        group=REPORTS,
+        gt=0,
+        le=0.5,
+    )
+    val_tokens: int = setting(
+        65_536,
+        "Validation tokens that each measurement reads, at most.",
+        unit="tokens",
+        group=REPORTS,
+        ge=64,
+        le=100_000_000,
+    )
+    eval_every: int = setting(
+        50, "Between two measurements on validation text.", unit="steps", group=REPORTS, ge=1
+    )
+    sample_every: int = setting(50, "Between two rounds of samples.", unit="steps", group=REPORTS, ge=1)
+    sample_tokens: int = setting(48, "Length of a sample.", unit="tokens", group=REPORTS, ge=1, le=4096)
+    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    threads: int | None = setting(
+        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_heads(self.d_model, self.n_head, self.n_kv_head)
+        if self.seq_len > self.max_seq_len:
+            raise ValueError(
+                f"seq_len {self.seq_len} is longer than max_seq_len {self.max_seq_len}: "
+                "make seq_len smaller or max_seq_len larger"
+            )
+        return self
+
+    def network(self, vocab_size: int) -> GPTConfig:
+        return GPTConfig(
+            vocab_size=vocab_size,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_kv_head=self.n_kv_head,
+            d_model=self.d_model,
+            ff_mult=self.ff_mult,
+            max_seq_len=self.max_seq_len,
+            tie_embeddings=self.tie_embeddings,
+        )
+
+
+def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
+    import torch
+
+    from core_ml.model import checkpoint, device
+    from core_ml.model.gpt import GPT
+    from core_ml.tokenizer.tokenizer import Tokenizer
+    from core_ml.training import state
+    from core_ml.training.evaluate import Validation
+    from core_ml.training.loop import Chore, Loop, every, resumed
+    from core_ml.training.loss import token_nll
+    from core_ml.training.optim import clip, optimizers, scale_lr
+    from core_ml.training.packing import Batches, Tokens, pack
+
+    yield resumed(workspace)
+    device.use_threads(config.threads)
+    target = device.choose()
+    tokenizer = Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json"))
+    folder = workspace.state / "tokens"
+    files = [file for documents in workspace.inputs("documents") for file in _documents(documents)]
+    yield from pack(files, tokenizer, folder, config.val_share)
+    train, val = Tokens(folder, "train"), Tokens(folder, "val")
+    batches = Batches(train, config.seq_len, config.batch_size, config.seed)
+    validation = Validation(val, tokenizer, config.seq_len, config.val_tokens)
+    prompts = _prompts(validation, tokenizer)
+    baselines = yield from validation.baselines(train, workspace)
+    yield Summary(baselines)
+
+    torch.manual_seed(config.seed)
+    model = GPT(config.network(tokenizer.vocab_size)).to(target)
+    opts = optimizers(model, config.muon_lr, config.adam_lr)
+    peak = device.peak_flops(target)
+    tokens_per_step = config.batch_size * config.seq_len
+    flops_per_step = model.config.flops_per_token(config.seq_len) * tokens_per_step
+    notes: dict[str, Any] = {"seconds": 0.0, "curve": []}
+
+    def advance(step: int) -> list[Event]:
+        begin = time.perf_counter()
+        loss = token_nll(model, torch.from_numpy(batches.batch(step)).to(target)).mean()
+        loss.backward()
+        grad_norm = clip(model, config.grad_clip)
+        share = lr_share(step - 1, config.steps, config.schedule, config.warmup, config.cooldown)
+        lr = scale_lr(opts, share)
+        for opt in opts:
+            opt.step()
+        model.zero_grad()
+        values = {"loss": loss.item(), "lr": lr, "grad_norm": grad_norm}
+        seconds = time.perf_counter() - begin
+        notes["seconds"] += seconds
+        speed = {"tokens_per_second": tokens_per_step / seconds, "mfu": flops_per_step / seconds / peak}
+        return [Metric(step, {**values, **speed})]
+
+    def evaluate(step: int) -> Iterator[Event]:
+        val_bits_per_byte = yield from validation.measure(model)
+        notes["curve"].append([step, val_bits_per_byte])
+        yield Metric(step, {"val_bits_per_byte": val_bits_per_byte})
+        yield _figure(notes["curve"], baselines)
+        yield Summary({"val_bits_per_byte": round(val_bits_per_byte, 4)})
+
+    def sample(step: int) -> Iterator[Event]:
+        for text in _samples(model, tokenizer, prompts, config.sample_tokens, config.seed):
+            yield replace(text, step=step)
+
+    loop = Loop(
+        steps=config.steps,
+        advance=advance,
+        write=lambda path, kept: state.write(path, model, opts, kept),
+        read=lambda path: state.read(path, model, opts),
+        chores={
+            "evaluate": Chore(every(config.eval_every, config.steps), evaluate),
+            "sample": Chore(every(config.sample_every, config.steps), sample),
+        },
+        notes=notes,
+        save_every=config.save_every,
+    )
+    yield from loop.run(workspace)
+
+    n_tokens = config.steps * tokens_per_step
+    summary: dict[str, Any] = {
+        "val_bits_per_byte": round(notes["curve"][-1][1], 4),
+        **baselines,
+        "n_parameters": model.config.n_parameters,
+        "tokens": n_tokens,
+        "epochs": round(n_tokens / max(1, train.n_tokens), 2),
+        "train_tokens": train.n_tokens,
+        "val_tokens": validation.n_tokens,
+        "split_by": train.split_by,
+        "tokens_per_second": round(n_tokens / max(1e-9, notes["seconds"])),
+        "device": target.type,
+    }
+    writer = workspace.create("checkpoint", "checkpoint", role="base")
+    checkpoint.save(model, tokenizer, writer.path)
+    yield workspace.made("checkpoint", writer.finish(summary))
+    yield Summary({**summary, "findings": _findings(summary)})
+
+
+def _documents(folder: Any) -> list[Any]:
+    """Documents' files, without the crawl's decisions beside them."""
+    return [file for file in folder.files(".parquet") if file.name.startswith("documents")]
+
+
+def _prompts(validation: Any, tokenizer: Any) -> list[list[int]]:
+    """Nothing, and the beginnings of three validation windows: the same for every round of samples."""
+    n = len(validation.windows)
+    openings = [validation.windows[k * n // 3, :PROMPT_TOKENS].tolist() for k in range(min(3, n))]
+    return [[], *([id for id in opening if id not in tokenizer.special_ids] for opening in openings)]
+
+
+def _samples(
+    model: Any, tokenizer: Any, prompts: list[list[int]], n_tokens: int, seed: int
+) -> Iterator[Sample]:
+    from core_ml.sampling.generate import generate
+
+    completions = generate(
+        model,
+        [[tokenizer.bos_id, *prompt] for prompt in prompts],
+        max_new_tokens=n_tokens,
+        temperature=TEMPERATURE,
+        stop_ids=(tokenizer.bos_id,),
+        seed=seed,
+    )
+    for prompt, completion in zip(prompts, completions, strict=True):
+        data = {"temperature": TEMPERATURE, "ended": completion.ended}
+        yield Sample(0, tokenizer.decode(prompt), tokenizer.decode(completion.ids), data)
+
+
+def _figure(curve: list[list[float]], baselines: dict[str, float]) -> Figure:
+    """The network's curve against what counting achieves on the same tokens."""
+    steps, values = [point[0] for point in curve], [point[1] for point in curve]
+    lines = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": [0, max(1, steps[-1])],
+            "y": [value, value],
+            "line": {"dash": "dot"},
+        }
+        for name, value in (
+            ("unigram", baselines["unigram_bits_per_byte"]),
+            ("bigram", baselines["bigram_bits_per_byte"]),
+        )
+    ]
+    network = {"type": "scatter", "mode": "lines+markers", "name": "network", "x": steps, "y": values}
+    below = 1 - values[-1] / baselines["bigram_bits_per_byte"]
+    return Figure(
+        "bits_per_byte",
+        int(steps[-1]),
+        "Bits per byte of validation text",
+        {
+            "data": [network, *lines],
+            "layout": {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "bits per byte"}}},
+        },
+        f"At step {int(steps[-1]):,} the network needs {values[-1]:.3f} bits per byte, {abs(below):.1%} "
+        f"{'less' if below > 0 else 'more'} than a bigram model of the same tokens.",
+    )
+
+
+def _findings(summary: dict[str, Any]) -> list[str]:
+    ours, bigram, unigram = (summary[f"{name}_bits_per_byte"] for name in ("val", "bigram", "unigram"))
+    below = 1 - ours / bigram
+    verdict = "below" if below > 0 else "above"
+    findings = [
+        f"Validation text costs {ours:.3f} bits per byte: {abs(below):.1%} {verdict} a bigram model ({bigram:.3f}) "
+        f"and {1 - ours / unigram:.1%} below a unigram model ({unigram:.3f})."
+    ]
+    if below <= 0:
+        findings.append(
+            "The network has not learned more than which token follows which: it needs more steps."
+        )
+    if summary["epochs"] > 4:
+        findings.append(
+            f"It read its text {summary['epochs']:.1f} times; beyond four times more text helps more than more steps."
+        )
+    return findings
+
+
+def cost(config: PretrainConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
+    vocab_size = next(
+        (summary["vocab_size"] for summary in inputs.get("tokenizer", []) if "vocab_size" in summary), 1024
+    )
+    network = config.network(vocab_size)
+    tokens = config.steps * config.batch_size * config.seq_len
+    rounds = 1 + config.steps // config.eval_every
+    # Measuring costs a third of training on the same tokens: it has no backward pass.
+    flops = network.flops_per_token(config.seq_len) * (tokens + rounds * config.val_tokens / 3)
+    per_token = 4 * (12 * network.d_model * network.n_layer + 3 * vocab_size)
+    n_bytes = sum(summary.get("n_bytes", 0) for summary in inputs.get("documents", []))
+    return Cost(
+        seconds=10 + flops / CORE_FLOPS,
+        memory_bytes=int(4e8 + 16 * network.n_parameters + per_token * config.batch_size * config.seq_len),
+        disk_bytes=int(4 * network.n_parameters + 2 * 12 * network.n_parameters + n_bytes),
+        facts={
+            "parameters": f"{network.n_parameters:,}",
+            "tokens": f"{tokens:,}",
+            "tokens per parameter": f"{tokens / network.n_parameters:.1f}",
+            "time is for": "one processor core; a GPU takes a small part of it",
+        },
+    )
+
+
+RECIPE = Recipe(
+    kind="pretrain",
+    title="Pretrain",
+    stage="base",
+    explanation=(
+        "Trains a network from random weights to predict the next token of documents, because everything it will "
+        "later be taught to say rests on having read."
+    ),
+    config=PretrainConfig,
+    run=run,
+    takes={
+        "documents": Input("dataset", ("documents",), description="Texts to read."),
+        "tokenizer": Input("tokenizer", description="How the texts become numbers."),
+    },
+    makes={"checkpoint": Output("checkpoint", "base", description="A model that goes on with any text.")},
+    presets=(
+        Preset(
+            "tour",
+            "Tour",
+            "0.9 million parameters in about a minute of one core: below a bigram model, and far from fluent.",
+        ),
+        Preset(
+            "tiny",
+            "Tiny",
+            "40 steps of a network of 0.1 million parameters, in seconds: shows the mechanism and learns next to nothing.",
+            {
+                "steps": 40,
+                "batch_size": 8,
+                "seq_len": 64,
+                "n_layer": 2,
+                "d_model": 64,
+                "n_head": 2,
+                "n_kv_head": 1,
+                "max_seq_len": 256,
+                "val_tokens": 4096,
+                "eval_every": 20,
+                "sample_every": 20,
+                "sample_tokens": 24,
+            },
+        ),
+        Preset(
+            "small",
+            "Small",
+            "About 12 million parameters and 65 million tokens: simple sentences after a day of two cores or minutes of "
+            "a GPU. Wants a vocabulary of 8,192 and 50 MB of text or more.",
+            {
+                "steps": 4000,
+                "batch_size": 32,
+                "seq_len": 512,
+                "n_layer": 6,
+                "d_model": 320,
+                "n_head": 10,
+                "n_kv_head": 5,
+                "ff_mult": 4.0,
+                "max_seq_len": 1024,
+                "muon_lr": 0.02,
+                "adam_lr": 3e-3,
+                "cooldown": 0.4,
+                "val_tokens": 131_072,
+                "eval_every": 200,
+                "sample_every": 200,
+            },
+        ),
+    ),
+    measures=(
+        Measure(
+            "val_bits_per_byte",
+            "Validation loss",
+            "bits per byte",
+            "lower",
+            "Of text from pages that were kept from training; does not depend on the tokenizer.",
+        ),
+        Measure("loss", "Training loss", "nats per token"),
+        Measure("lr", "Learning rate", hint="Of the matrices; embedding and head follow the same shape."),
+        Measure("grad_norm", "Gradient norm"),
+        Measure("tokens_per_second", "Speed", "tokens/s", "higher"),
+        Measure(
+            "mfu",
+            "Utilization",
+            "share",
+            "higher",
+            "Of what this machine reaches in one large matrix product.",
+        ),
+    ),
+    why=(
+        "What does it learn when nobody tells it what is right?",
+        "The next token of a real text is the right answer, and there are millions of them. To guess it better than "
+        "by counting pairs, the network must find out about spelling, grammar, and what the text is about. The bigram "
+        "line shows what counting pairs alone achieves.",
+        "Radford et al. 2019, Language models are unsupervised multitask learners (GPT-2)",
+    ),
+    cost=cost,
+)

@@ -1,0 +1,280 @@
+"""Teaches a model to answer: supervised fine-tuning on conversations, with loss on the assistant's tokens only."""
+
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from core_ml.config import RecipeConfig, setting
+from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
+from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
+from core_ml.training.schedule import Schedule, lr_share
+from core_ml.workspace import Workspace
+
+OPTIMIZER, REPORTS, MACHINE = "Optimizer", "Reports", "Machine"
+CORE_FLOPS = 4e10  # of a processor core in a second; batches here are smaller than in pretraining
+TOKENS_PER_CONVERSATION = 40  # where the dataset does not say
+
+
+class SftConfig(RecipeConfig):
+    epochs: int = setting(1, "Times that each conversation is seen.", unit="epochs", ge=1, le=100)
+    batch_tokens: int = setting(
+        1024,
+        "Tokens in each update, padding included; conversations of like length go together.",
+        unit="tokens",
+        ge=16,
+    )
+    seed: int = setting(0, "The same seed gives the same order of conversations.", ge=0, le=2**31 - 1)
+    muon_lr: float = setting(0.035, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)
+    adam_lr: float = setting(
+        8e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
+    )
+    schedule: Schedule = setting(
+        "wsd", "wsd warms up, stays and cools down; cosine falls all the way.", group=OPTIMIZER
+    )
+    warmup: float = setting(
+        0.02, "Share of the steps over which the rate rises.", group=OPTIMIZER, ge=0, le=1
+    )
+    cooldown: float = setting(0.6, "Share of the steps over which wsd falls.", group=OPTIMIZER, ge=0, le=1)
+    grad_clip: float | None = setting(
+        None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
+    )
+    val_share: float = setting(
+        0.02, "Share of the questions kept for validation.", group=REPORTS, gt=0, le=0.5
+    )
+    val_conversations: int = setting(
+        256, "Held-out conversations that each measurement reads, at most.", group=REPORTS, ge=1, le=100_000
+    )
+    eval_every: int = setting(
+        100, "Between two measurements on held-out conversations.", unit="steps", group=REPORTS, ge=1
+    )
+    sample_every: int = setting(200, "Between two rounds of samples.", unit="steps", group=REPORTS, ge=1)
+    n_samples: int = setting(
+        5, "Held-out questions that are answered in each round.", group=REPORTS, ge=0, le=64
+    )
+    sample_tokens: int = setting(48, "Longest sampled answer.", unit="tokens", group=REPORTS, ge=1, le=4096)
+    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    threads: int | None = setting(
+        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
+    )
+
+
+def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
+    from core_ml.model import checkpoint, device
+    from core_ml.tasks.rows import read_rows
+    from core_ml.training import state
+    from core_ml.training.conversations import ByLength, Conversations, encode
+    from core_ml.training.loop import Chore, Loop, every, resumed
+    from core_ml.training.loss import masked_logprobs
+    from core_ml.training.optim import clip, optimizers, scale_lr
+
+    yield resumed(workspace)
+    device.use_threads(config.threads)
+    model, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
+    folder = workspace.state / "conversations"
+    rows = read_rows(workspace.input("conversations"), ["messages"], input="conversations")
+    yield from encode(rows, tokenizer, folder, model.config.max_seq_len, config.val_share)
+    conversations = Conversations(folder)
+    batches = ByLength(conversations, config.batch_tokens, config.epochs, config.seed)
+    if conversations.n_cut or conversations.n_skipped:
+        yield Log(
+            f"{conversations.n_cut:,} conversations were cut at {model.config.max_seq_len} tokens, "
+            f"and {conversations.n_skipped:,} had no answer left to learn",
+            "warning",
+        )
+    opts = optimizers(model, config.muon_lr, config.adam_lr)
+    questions = _questions(conversations, config.n_samples)
+    notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
+
+    def advance(step: int) -> list[Event]:
+        begin = time.perf_counter()
+        ids, mask = (tensor.to(model.device) for tensor in batches.batch(step))
+        learned = mask[:, 1:].sum()
+        loss = -masked_logprobs(model, ids, mask).sum() / learned
+        loss.backward()
+        grad_norm = clip(model, config.grad_clip)
+        share = lr_share(step - 1, batches.steps, config.schedule, config.warmup, config.cooldown)
+        lr = scale_lr(opts, share)
+        for opt in opts:
+            opt.step()
+        model.zero_grad()
+        values = {"loss": loss.item(), "lr": lr, "grad_norm": grad_norm}
+        seconds = time.perf_counter() - begin
+        notes["seconds"] += seconds
+        notes["tokens"] += ids.numel()
+        notes["learned_tokens"] += int(learned)
+        return [Metric(step, {**values, "tokens_per_second": ids.numel() / seconds})]
+
+    def evaluate(step: int) -> Iterator[Event]:
+        val_loss = yield from _val_loss(model, conversations, config)
+        notes["val_losses"].append(val_loss)
+        yield Metric(step, {"val_loss": val_loss})
+        yield Summary({"val_loss": round(val_loss, 4)})
+
+    def sample(step: int) -> Iterator[Event]:
+        yield from _answers(model, tokenizer, questions, config.sample_tokens, step)
+
+    loop = Loop(
+        steps=batches.steps,
+        advance=advance,
+        write=lambda path, kept: state.write(path, model, opts, kept),
+        read=lambda path: state.read(path, model, opts),
+        chores={
+            "evaluate": Chore(every(config.eval_every, batches.steps), evaluate),
+            "sample": Chore(every(config.sample_every, batches.steps), sample),
+        },
+        notes=notes,
+        save_every=config.save_every,
+    )
+    yield from loop.run(workspace)
+
+    before, after = notes["val_losses"][0], notes["val_losses"][-1]
+    summary: dict[str, Any] = {
+        "val_loss": round(after, 4),
+        "val_loss_before": round(before, 4),
+        "n_conversations": conversations.n,
+        "n_held_out": len(conversations.val),
+        "n_parameters": model.config.n_parameters,
+        "steps": batches.steps,
+        "tokens": notes["tokens"],
+        "learned_tokens": notes["learned_tokens"],
+        "tokens_per_second": round(notes["tokens"] / max(1e-9, notes["seconds"])),
+        "device": model.device.type,
+    }
+    writer = workspace.create("checkpoint", "checkpoint", role="chat")
+    checkpoint.save(model, tokenizer, writer.path)
+    yield workspace.made("checkpoint", writer.finish(summary))
+    verdict = "fell" if after < before else "did not fall: it went"
+    finding = f"The loss on held-out answers {verdict} from {before:.2f} to {after:.2f} nats per token."
+    yield Summary({**summary, "findings": [finding]})
+
+
+def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Event, None, float]:
+    """Mean nats of the assistant's tokens of held-out conversations; yields Progress."""
+    import torch
+
+    from core_ml.training.conversations import cut
+    from core_ml.training.loss import masked_logprobs
+
+    rows = conversations.val[: config.val_conversations]
+    rows = rows[conversations.lengths[rows].argsort(kind="stable")]
+    total, n = 0.0, 0
+    for batch in cut(rows, conversations.lengths, 4 * config.batch_tokens):
+        ids, mask = (tensor.to(model.device) for tensor in conversations.pad(batch))
+        with torch.no_grad():
+            total -= masked_logprobs(model, ids, mask).double().sum().item()
+        n += int(mask[:, 1:].sum())
+        yield Progress(n, None, "tokens", "measuring")
+    return total / n
+
+
+def _questions(conversations: Any, n: int) -> list[tuple[list[int], list[int]]]:
+    """Held-out (prompt, answer) pairs of different prompts: the first answer of each conversation."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number in conversations.val:
+        if len(found) == n:
+            break
+        ids, mask = conversations.row(number)
+        begin = int(mask.argmax())
+        end = begin + int((mask[begin:] == 0).argmax() or len(mask) - begin)
+        found.setdefault(tuple(ids[:begin].tolist()), ids[begin:end].tolist())
+    return [(list(prompt), answer) for prompt, answer in found.items()]
+
+
+def _answers(model: Any, tokenizer: Any, questions: list[Any], n_tokens: int, step: int) -> Iterator[Event]:
+    from core_ml.sampling.generate import generate
+
+    answers = generate(
+        model,
+        [prompt for prompt, _ in questions],
+        max_new_tokens=n_tokens,
+        temperature=0,
+        stop_ids=(tokenizer.end_id,),
+        seed=0,
+    )
+    for (prompt, wanted), answer in zip(questions, answers, strict=True):
+        data = {"temperature": 0, "ended": answer.ended, "reference": tokenizer.decode(wanted)}
+        yield Sample(step, _question(tokenizer, prompt), tokenizer.decode(answer.ids), data)
+
+
+def _question(tokenizer: Any, prompt: list[int]) -> str:
+    """What the last message before the answer says, without its role."""
+    last = len(prompt) - 1 - prompt[::-1].index(tokenizer.end_id)
+    begin = max(place for place in range(last) if prompt[place] == tokenizer.sep_id)
+    return tokenizer.decode(prompt[begin + 1 : last])
+
+
+def cost(config: SftConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
+    n_parameters = next(
+        (s["n_parameters"] for s in inputs.get("checkpoint", []) if "n_parameters" in s), 1_000_000
+    )
+    n = sum(s.get("n_rows", 0) for s in inputs.get("conversations", [])) or 30_000
+    tokens = n * TOKENS_PER_CONVERSATION * config.epochs
+    return Cost(
+        seconds=10 + 6 * n_parameters * tokens / CORE_FLOPS,
+        memory_bytes=int(4e8 + 16 * n_parameters + 40_000 * config.batch_tokens),
+        disk_bytes=28 * n_parameters + 5 * n * TOKENS_PER_CONVERSATION,
+        facts={
+            "conversations": f"{n:,}",
+            "updates": f"about {max(1, tokens // config.batch_tokens):,}",
+            "time is for": "one processor core; a GPU takes a small part of it",
+        },
+    )
+
+
+RECIPE = Recipe(
+    kind="sft",
+    title="Supervised fine-tuning",
+    stage="assistant",
+    explanation=(
+        "Goes on training a base model, now on conversations and on the assistant's words only, because a model that "
+        "continues any text does not yet answer a question."
+    ),
+    config=SftConfig,
+    run=run,
+    takes={
+        "checkpoint": Input(
+            "checkpoint", ("base", "chat", "reasoner", "aligned"), description="The model to begin with."
+        ),
+        "conversations": Input("dataset", ("conversations",), description="Answers to imitate."),
+    },
+    makes={"checkpoint": Output("checkpoint", "chat", description="A model that answers.")},
+    presets=(
+        Preset(
+            "tour",
+            "Tour",
+            "One pass over the conversations; 30,000 of them take a minute or two of one core.",
+        ),
+        Preset(
+            "tiny",
+            "Tiny",
+            "Small updates and short samples, for a few hundred conversations: shows the mechanism in seconds.",
+            {"batch_tokens": 512, "eval_every": 20, "sample_every": 20, "n_samples": 2, "sample_tokens": 16},
+        ),
+        Preset(
+            "small",
+            "Small",
+            "Gentler rates and larger updates for a network of some 12 million parameters.",
+            {"batch_tokens": 8192, "epochs": 2, "muon_lr": 0.01, "adam_lr": 1e-3, "cooldown": 0.8},
+        ),
+    ),
+    measures=(
+        Measure(
+            "val_loss",
+            "Held-out loss",
+            "nats per token",
+            "lower",
+            "Of the assistant's tokens, on questions kept from training.",
+        ),
+        Measure("loss", "Training loss", "nats per token"),
+        Measure("lr", "Learning rate", hint="Of the matrices; embedding and head follow the same shape."),
+        Measure("grad_norm", "Gradient norm"),
+        Measure("tokens_per_second", "Speed", "tokens/s", "higher"),
+    ),
+    why=(
+        "Why is there no loss on the question?",
+        "The model is to learn to answer, not to ask. Were it trained on the user's words as well, much of its effort "
+        "would go into guessing what people ask, and it would be as willing to go on with the question as to answer it.",
+        "Ouyang et al. 2022, Training language models to follow instructions with human feedback, arXiv:2203.02155",
+    ),
+    cost=cost,
+)

@@ -1,0 +1,39 @@
+"""Log-probabilities of targets, and what is made of them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core_ml.model.device import autocast
+from core_ml.model.gpt import GPT
+
+
+def token_nll(model: GPT, ids: Tensor) -> Tensor:
+    """Negative log-likelihood, in nats, of each token given those before it: (B, T + 1) ids to (B, T)."""
+    with autocast(model.device):
+        logits = model.logits(model.hidden(ids[:, :-1]))
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.size(0), -1)
+
+
+def masked_logprobs(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities of the masked targets, zero elsewhere.
+
+    Args:
+        ids: (B, T + 1) token ids, padded on the right with anything.
+        mask: (B, T + 1) bool, true on the tokens to score; the first of a row has nothing before it and is left out.
+    Returns: (B, T) float32, of the tokens 1 to T.
+
+    The head, the most expensive layer of a small network, runs on the masked places only.
+    """
+    scored = mask[:, 1:].bool()
+    with autocast(model.device):
+        logits = model.logits(model.hidden(ids[:, :-1])[scored])
+    logprobs = -F.cross_entropy(logits, ids[:, 1:][scored], reduction="none")
+    return torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, logprobs)
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """A loss that does not depend on the tokenizer: total nats of a text over its UTF-8 bytes, in bits."""
+    return nats / math.log(2) / n_bytes

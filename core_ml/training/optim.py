@@ -1,0 +1,82 @@
+"""Muon for the matrices of the blocks, AdamW for the embedding and the heads."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from core_ml.model.gpt import GPT
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, so that every direction of a matrix moves alike.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; matrices of one shape go through
+    the iteration together, since many small products are slower than one batched product.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for param in group["params"]:
+                if param.grad is not None:
+                    by_shape.setdefault(param.shape, []).append(param)
+            for shape, params in by_shape.items():
+                updates = orthogonal(torch.stack([self._nesterov(p, group["momentum"]) for p in params]))
+                # Tall matrices map few numbers to many: without the factor their outputs would move less.
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                for param, update in zip(params, updates, strict=True):
+                    param.add_(update, alpha=-group["lr"] * scale)
+
+    def _nesterov(self, param: nn.Parameter, momentum: float) -> Tensor:
+        assert param.grad is not None
+        state = self.state[param]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(param)
+        state["momentum"].lerp_(param.grad, 1 - momentum)
+        return param.grad.lerp(state["momentum"], momentum)
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """(n, rows, columns) to matrices with the same singular vectors and singular values of about 1 (0.7 to 1.2).
+
+    Newton-Schulz iteration with a quintic whose slope at zero is steep, in bfloat16: its rounding is far below
+    the spread that the iteration leaves anyway.
+    """
+    tall = matrices.size(1) > matrices.size(2)
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x.mT if tall else x).float()
+
+
+def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+    """One optimizer for the blocks' matrices and one for everything else."""
+    others = [param for name, param in model.named_parameters() if not name.startswith("blocks.")]
+    return [
+        Muon(list(model.blocks.parameters()), muon_lr),  # type: ignore[attr-defined]
+        # foreach and fused kernels add in their own order; the fused one is the fastest and as repeatable.
+        torch.optim.AdamW(others, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def scale_lr(optimizers: list[torch.optim.Optimizer], share: float) -> float:
+    """Set every learning rate to a share of its peak; returns the first one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * share
+    return optimizers[0].param_groups[0]["lr"]
+
+
+def clip(model: nn.Module, max_norm: float | None) -> float:
+    """The norm of all gradients together, before they are scaled down to `max_norm` where one is given."""
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+    return norm.item()
