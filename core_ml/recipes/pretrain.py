@@ -8,9 +8,10 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from core_ml.config import RecipeConfig, setting
-from core_ml.events import Event, Figure, Metric, Sample, Summary
+from core_ml.events import Event, Metric, Sample, Summary
 from core_ml.model.config import GPTConfig, check_heads
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
+from core_ml.training.report import figure, findings
 from core_ml.training.schedule import Schedule, lr_share
 from core_ml.workspace import Workspace
 
@@ -172,7 +173,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         val_bits_per_byte = yield from validation.measure(model)
         notes["curve"].append([step, val_bits_per_byte])
         yield Metric(step, {"val_bits_per_byte": val_bits_per_byte})
-        yield _figure(notes["curve"], baselines)
+        yield figure(notes["curve"], baselines)
         yield Summary({"val_bits_per_byte": round(val_bits_per_byte, 4)})
 
     def sample(step: int) -> Iterator[Event]:
@@ -209,7 +210,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     writer = workspace.create("checkpoint", "checkpoint", role="base")
     checkpoint.save(model, tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
-    yield Summary({**summary, "findings": _findings(summary)})
+    yield Summary({**summary, "findings": findings(summary)})
 
 
 def _documents(folder: Any) -> list[Any]:
@@ -240,57 +241,6 @@ def _samples(
     for prompt, completion in zip(prompts, completions, strict=True):
         data = {"temperature": TEMPERATURE, "ended": completion.ended}
         yield Sample(0, tokenizer.decode(prompt), tokenizer.decode(completion.ids), data)
-
-
-def _figure(curve: list[list[float]], baselines: dict[str, float]) -> Figure:
-    """The network's curve against what counting achieves on the same tokens."""
-    steps, values = [point[0] for point in curve], [point[1] for point in curve]
-    lines = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "x": [0, max(1, steps[-1])],
-            "y": [value, value],
-            "line": {"dash": "dot"},
-        }
-        for name, value in (
-            ("unigram", baselines["unigram_bits_per_byte"]),
-            ("bigram", baselines["bigram_bits_per_byte"]),
-        )
-    ]
-    network = {"type": "scatter", "mode": "lines+markers", "name": "network", "x": steps, "y": values}
-    below = 1 - values[-1] / baselines["bigram_bits_per_byte"]
-    return Figure(
-        "bits_per_byte",
-        int(steps[-1]),
-        "Bits per byte of validation text",
-        {
-            "data": [network, *lines],
-            "layout": {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "bits per byte"}}},
-        },
-        f"At step {int(steps[-1]):,} the network needs {values[-1]:.3f} bits per byte, {abs(below):.1%} "
-        f"{'less' if below > 0 else 'more'} than a bigram model of the same tokens.",
-    )
-
-
-def _findings(summary: dict[str, Any]) -> list[str]:
-    ours, bigram, unigram = (summary[f"{name}_bits_per_byte"] for name in ("val", "bigram", "unigram"))
-    below = 1 - ours / bigram
-    verdict = "below" if below > 0 else "above"
-    findings = [
-        f"Validation text costs {ours:.3f} bits per byte: {abs(below):.1%} {verdict} a bigram model ({bigram:.3f}) "
-        f"and {1 - ours / unigram:.1%} below a unigram model ({unigram:.3f})."
-    ]
-    if below <= 0:
-        findings.append(
-            "The network has not learned more than which token follows which: it needs more steps."
-        )
-    if summary["epochs"] > 4:
-        findings.append(
-            f"It read its text {summary['epochs']:.1f} times; beyond four times more text helps more than more steps."
-        )
-    return findings
 
 
 def cost(config: PretrainConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:

@@ -85,16 +85,16 @@ class Conversations:
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask of one conversation."""
-        place = slice(self.ends[number], self.ends[number + 1])
-        return self._ids[place], self._mask[place]
+        span = slice(self.ends[number], self.ends[number + 1])
+        return self._ids[span], self._mask[span]
 
     def pad(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(B, T) int64 ids, padded on the right with zeros, and the bool mask of what is to be learned."""
         width = int(self.lengths[rows].max())
         ids, mask = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), dtype=bool)
-        for place, number in enumerate(rows):
+        for at, number in enumerate(rows):
             row_ids, row_mask = self.row(number)
-            ids[place, : len(row_ids)], mask[place, : len(row_ids)] = row_ids, row_mask
+            ids[at, : len(row_ids)], mask[at, : len(row_ids)] = row_ids, row_mask
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
