@@ -105,6 +105,8 @@ class Stack:
                     return False
                 self.look_after()
                 time.sleep(0.1)
+            if self._say:
+                self._say(process, f"ready, process {process.pid}")
         return True
 
     def look_after(self) -> None:

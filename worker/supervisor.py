@@ -29,6 +29,7 @@ BEAT = 1.0
 
 def supervise(run: Run, leaving: Callable[[], bool]) -> None:
     """Bring a claimed run to an end, or give it back when the worker is leaving."""
+    logger.info("%s: attempt %d", run, run.attempt)
     try:
         if not drained(run):
             return
@@ -42,6 +43,8 @@ def supervise(run: Run, leaving: Callable[[], bool]) -> None:
             follow(run, child, leaving)
     except LostLease:
         logger.info("%s is held by somebody else now", run)
+    else:
+        logger.info("%s: %s", run, Run.objects.values_list("status", flat=True).get(pk=run.pk))
 
 
 def drained(run: Run) -> bool:

@@ -1,11 +1,13 @@
 """`manage.py up`: the whole lab in the foreground, from an empty folder, ended cleanly by Ctrl-C."""
 
+import hashlib
 import signal
 import sys
 import time
 from typing import Any
 
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
@@ -63,7 +65,21 @@ def prepare() -> None:
     """Database and static files, brought up to date; quick when they are."""
     paths.home()
     call_command("migrate", verbosity=0, interactive=False)
-    call_command("collectstatic", verbosity=0, interactive=False)
+    note = paths.inside("static") / ".collected"
+    present = _fingerprint()
+    # Hashing and compressing takes seconds, and at nearly every start nothing has changed.
+    if not note.exists() or note.read_text() != present:
+        call_command("collectstatic", verbosity=0, interactive=False)
+        note.write_text(present)
+
+
+def _fingerprint() -> str:
+    """Of every static file's name, size and time."""
+    digest = hashlib.sha256()
+    for finder in get_finders():
+        for name, storage in finder.list([]):
+            digest.update(f"{name} {storage.size(name)} {storage.get_modified_time(name)}\n".encode())
+    return digest.hexdigest()
 
 
 def first_sign_in_link(address: str) -> str | None:
