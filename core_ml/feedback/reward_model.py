@@ -17,7 +17,7 @@ from torch import Tensor
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.feedback.batches import Row, as_prompt, by_length, pad
-from core_ml.feedback.pairs import Group, Pair, first_difference, length_wins, like_length
+from core_ml.feedback.pairs import Group, Pair
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
@@ -137,30 +137,3 @@ def _within(costs: Sequence[int], budget: int, rng: random.Random) -> list[list[
         batches[-1].append(i)
     rng.shuffle(batches)
     return batches
-
-
-Outcomes = dict[str, list[list[float]]]
-"""By name: for each group, 1 for each pair that is ordered as the labeler orders it, 0 for the others."""
-
-
-def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Outcomes:
-    """How a reward model and two rules without any learning order the pairs of some groups.
-
-    Names: "all", "correct", "complete" and "short" (the first criterion in which a pair of our tasks differs),
-    "like length", "longer wins", "shorter wins".
-    """
-    found: Outcomes = {}
-    for number, (group, values) in enumerate(zip(groups, rewards, strict=True)):
-        for i, j in group.pairs():
-            better, worse = group.completions[i], group.completions[j]
-            # Equal rewards order nothing: half right, as for the rules.
-            right = 0.5 if values[i] == values[j] else float(values[i] > values[j])
-            names = ["all", first_difference(group.prompt, better, worse)]
-            names.append("like length" if like_length(better, worse) else None)
-            scored = [(name, right) for name in names if name]
-            scored.append(("longer wins", length_wins(better, worse, 1)))
-            scored.append(("shorter wins", length_wins(better, worse, -1)))
-            for name, value in scored:
-                lists = found.setdefault(name, [[] for _ in groups])
-                lists[number].append(value)
-    return found

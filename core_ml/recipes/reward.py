@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
-from core_ml.events import Event, Figure, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
-    from core_ml.evaluation.statistics import Share
     from core_ml.feedback.pairs import Group
     from core_ml.feedback.reward_model import RewardModel, Trainer
 
@@ -43,6 +42,7 @@ class RewardConfig(RecipeConfig):
         25, "Updates between measurements.", unit="steps", group="Reports", ge=1, le=100_000
     )
     seed: int = setting(0, "Which prompts are held out, and the order of the rest.", ge=0, le=2**31 - 1)
+    save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
     threads: int | None = setting(
         None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
     )
@@ -98,6 +98,7 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
                 every(config.eval_every, len(plan)), lambda step: _measure(scorer, held_out, step, len(plan))
             )
         },
+        save_every=config.save_every,
         message="learning from rankings",
     )
     yield from loop.run(workspace)
@@ -119,7 +120,8 @@ def _measure(scorer: "RewardModel", held_out: list["Group"], step: int, steps: i
     """Loss and accuracy on the held-out prompts, and what the model says of three of their answers."""
     import torch
 
-    from core_ml.feedback.reward_model import bradley_terry, outcomes
+    from core_ml.feedback.reward_model import bradley_terry
+    from core_ml.feedback.reward_report import outcomes
 
     yield Progress(step, steps, message="measuring on held-out prompts")
     rewards = _score_groups(scorer, held_out)
@@ -148,7 +150,7 @@ def _publish(
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
     from core_ml.feedback.pairs import labelers_agree
-    from core_ml.feedback.reward_model import outcomes
+    from core_ml.feedback.reward_report import figures, findings, headline, outcomes
     from core_ml.model import checkpoint
 
     scorer.model.eval()
@@ -156,7 +158,7 @@ def _publish(
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
     agreement = clustered(labelers_agree(held_out)) or clustered(labelers_agree(trainer.groups))
     if agreement:
-        shares["labelers among themselves"] = agreement
+        shares["labelers"] = agreement
     # A reward has no zero of its own: the mean and the spread of a sample of what was ranked give it one.
     sample = random.Random(config.seed).sample(trainer.groups, min(300, len(trainer.groups)))
     values = [value for rewards in _score_groups(scorer, sample) for value in rewards]
@@ -169,8 +171,8 @@ def _publish(
         "n_held_out_prompts": len({group.prompt for group in held_out}),
         "reward_mean": mean,
         "reward_std": std,
-        **_headline(shares),
-        "findings": _findings(shares, counts),
+        **headline(shares),
+        "findings": findings(shares, counts),
     }
     output = workspace.create("checkpoint", "checkpoint", role="reward")
     try:
@@ -178,121 +180,8 @@ def _publish(
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
-    yield from _figures(shares, summary["n_steps"])
+    yield from figures(shares, summary["n_steps"])
     yield Summary(summary)
-
-
-def _headline(shares: dict[str, "Share"]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, share in shares.items():
-        key = "val_accuracy" if name == "all" else f"val_accuracy_{name.replace(' ', '_')}"
-        values[key] = round(share.value, 4)
-        if name == "all":
-            values["val_accuracy_low"], values["val_accuracy_high"] = (
-                round(share.low, 4),
-                round(share.high, 4),
-            )
-            values["n_held_out_pairs"] = share.n
-    return values
-
-
-def _findings(shares: dict[str, "Share"], counts: dict[str, Any]) -> list[str]:
-    """What the held-out pairs say, plainly, the model's failures included."""
-    if "all" not in shares:
-        return ["The held-out prompts hold no pair: rank more groups to measure this model."]
-    model = shares["all"]
-    rule, other = max(
-        ((name, shares[name]) for name in ("longer wins", "shorter wins")), key=lambda item: item[1].value
-    )
-    findings = [
-        f"It orders {model.value:.0%} of {model.n} held-out pairs as the labelers did "
-        f"({model.low:.0%} to {model.high:.0%})."
-    ]
-    if model.low > max(0.5, other.value):
-        findings.append(f'That is better than the rule "{rule}", which orders {other.value:.0%}.')
-    elif model.low > 0.5:
-        findings.append(
-            f'It is not measurably better than the rule "{rule}" ({other.value:.0%}): it may have learned nothing '
-            "but length."
-        )
-    else:
-        findings.append("It is not measurably better than chance: it needs more rankings.")
-    criteria = {name: shares[name] for name in ("correct", "complete", "short") if name in shares}
-    if criteria:
-        worst = min(criteria, key=lambda name: criteria[name].value)
-        findings.append(
-            f"Where answers differ first in being {worst} it is weakest: {criteria[worst].value:.0%} of "
-            f"{criteria[worst].n} pairs."
-        )
-    if counts["n_rankings_simulated"]:
-        findings.append(
-            f"{counts['n_rankings_simulated']:,} of the {counts['n_rankings']:,} rankings come from a simulated "
-            f"labeler, {counts['n_rankings_people']:,} from people."
-        )
-    if counts["n_damaged"]:
-        findings.append(f"{counts['n_damaged']} damaged rankings were passed over.")
-    return findings
-
-
-def _figures(shares: dict[str, "Share"], step: int) -> Iterator[Event]:
-    order = (
-        "all",
-        "correct",
-        "complete",
-        "short",
-        "like length",
-        "labelers among themselves",
-        "longer wins",
-        "shorter wins",
-    )
-    titles = {
-        "all": "all pairs",
-        "correct": "pairs that differ in correct",
-        "complete": "… in complete",
-        "short": "… in short",
-        "like length": "pairs of like length",
-        "longer wins": 'rule "longer wins"',
-        "shorter wins": 'rule "shorter wins"',
-    }
-    shown = [(titles.get(name, name), shares[name]) for name in order if name in shares]
-    if not shown:
-        return
-    rows = [[name, round(s.value, 3), round(s.low, 3), round(s.high, 3), s.n] for name, s in shown]
-    finding = f"{shown[0][0]}: {shown[0][1]}; " + "; ".join(f"{name} {s.value:.2f}" for name, s in shown[1:])
-    yield Figure(
-        "held_out_pairs",
-        step,
-        "Held-out pairs ordered as the labelers did",
-        {"columns": ["", "share", "low", "high", "pairs"], "rows": rows},
-        finding,
-    )
-    yield Figure(
-        "held_out_accuracy",
-        step,
-        "Held-out pairs ordered as the labelers did, with 95 % intervals",
-        {
-            "data": [
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": [s.value for _, s in shown],
-                    "y": [name for name, _ in shown],
-                    "error_x": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [s.high - s.value for _, s in shown],
-                        "arrayminus": [s.value - s.low for _, s in shown],
-                    },
-                }
-            ],
-            "layout": {
-                "xaxis": {"title": {"text": "share of pairs"}, "range": [0, 1]},
-                "yaxis": {"autorange": "reversed"},
-                "shapes": [{"type": "line", "x0": 0.5, "x1": 0.5, "y0": 0, "y1": 1, "yref": "paper"}],
-            },
-        },
-        finding,
-    )
 
 
 def cost(config: RewardConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:

@@ -50,6 +50,7 @@ class RlhfConfig(RecipeConfig):
         5, "Rounds between looks at those prompts.", unit="steps", group=REPORTS, ge=1, le=100_000
     )
     seed: int = setting(0, "Order of the prompts and the draws of the answers.", ge=0, le=2**31 - 1)
+    save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
     threads: int | None = setting(
         None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
     )
@@ -147,6 +148,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
         lambda path: state.read(path, policy, [optimizer]),
         {"watch": Chore(every(config.eval_every, config.steps), watch)},
         notes,
+        save_every=config.save_every,
         message="practising",
     )
     yield from loop.run(workspace)

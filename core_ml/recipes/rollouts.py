@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,8 @@ def _finished(chunks: Path) -> int:
 
 def _sample(
     config: RolloutsConfig, model: "GPT", tokenizer: "Tokenizer", prompts: list["Prompt"], number: int
-) -> Iterator[Event]:
-    """Rows of one chunk; its draws depend on the seed and its number only, so that it may be done in any attempt."""
+) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Returns the rows of one chunk; its draws depend on the seed and its number only, so that it may be done in any attempt."""
     from core_ml.feedback.batches import as_prompt
     from core_ml.sampling.generate import Completion, generate_in_batches
 
@@ -191,12 +191,12 @@ def _publish(config: RolloutsConfig, workspace: Workspace, chunks: list[Path]) -
     finally:
         output.discard()
     if judged:
-        rows = [[name, round(value, 3)] for name, value in judged.items()]
+        table = [[name, round(value, 3)] for name, value in judged.items()]
         yield Figure(
             "stated_preference",
             len(seen),
             "What the stated preference says of these answers",
-            {"columns": ["criterion", "share"], "rows": rows},
+            {"columns": ["criterion", "share"], "rows": table},
             f"{judged['liked']:.0%} of the answers are correct, complete and short.",
         )
     finding = (
