@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -74,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     log.info("%s on %s", options.root, listener.getsockname())
     print(f"listening on {_address(listener)}", flush=True)
+    # uvicorn ends well on SIGTERM and then raises it again, which would pass over what comes after it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
     except KeyboardInterrupt:

@@ -27,6 +27,13 @@ OFF: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
 }
 
+WANTED = {
+    "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
+    "stop": f"a text, or a list of at most {MAX_STOPS} texts, none of them empty",
+    "messages": "a list of messages, at least one",
+}
+"""How a field that takes several types is asked for; pydantic would name only one of them."""
+
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenId = Annotated[int, Field(ge=0)]
 Request = TypeVar("Request", bound="SamplingRequest")
@@ -163,15 +170,19 @@ def parse(schema: type[Request], body: Any) -> Request:
 
 
 def _explained(error: ValidationError) -> ApiError:
-    # Of a union every branch complains: the deepest complaint is about the branch that was meant.
+    # Of a field that takes several types every branch complains: the longest path is the branch that was meant.
     first = max(error.errors(), key=lambda e: len(e["loc"]))
     path = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
     param = path[0] if path else None
     if first["type"] == "missing":
         return bad_request(f"{'.'.join(path)} is missing", param)
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "value_error":
-        return bad_request(message, param)
+        return bad_request(first["msg"].removeprefix("Value error, "), param)
+    wanted = first["msg"].removeprefix("Input should be ")
+    if param in ("prompt", "stop") or first["loc"] == ("messages",):
+        wanted, path = WANTED[str(param)], [str(param)]
+    elif first["loc"][-1] == "str":
+        wanted, path = "a text or a list of text parts", path[:-1]
     value = repr(first["input"])
     value = value if len(value) <= 60 else value[:57] + "..."
-    return bad_request(f"{'.'.join(path)} is {value}, and must be {message}", param)
+    return bad_request(f"{'.'.join(path)} is {value}, and must be {wanted}", param)

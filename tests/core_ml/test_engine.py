@@ -1,0 +1,435 @@
+"""The engine as a process, spoken to by the real `openai` package."""
+
+import asyncio
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import torch
+
+from core_ml.model import checkpoint
+from core_ml.model.gpt import GPT
+from core_ml.tokenizer.tokenizer import Tokenizer
+from tests.engines import CONTEXT, KEY, running, write_checkpoint
+
+QUESTION = [{"role": "user", "content": "the cat"}]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("engine")
+    write_checkpoint(root)
+    write_checkpoint(root, "bbbb2222", name="scorer", role="reward")
+    write_checkpoint(root, "cccc3333", name="twin", role="base", seed=1)
+    write_checkpoint(root, "dddd4444", name="twin", role="base", seed=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(root: Path) -> Iterator[str]:
+    with running(root) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def network(root: Path) -> tuple[GPT, Tokenizer]:
+    return checkpoint.load(root / "aaaa1111" / "checkpoint", "cpu")
+
+
+def test_it_lists_what_writes_text_by_name_where_the_name_is_unique(client: openai.OpenAI) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    assert set(listed) == {"tiny", "twin:cccc3333-checkpoint", "twin:dddd4444-checkpoint"}
+    assert listed["tiny"].object == "model" and listed["tiny"].created > 1_700_000_000
+    assert listed["tiny"].artifact == "aaaa1111-checkpoint"  # type: ignore[attr-defined]
+    assert listed["tiny"].max_model_len == CONTEXT  # type: ignore[attr-defined]
+    assert client.models.retrieve("twin:cccc3333-checkpoint").id == "twin:cccc3333-checkpoint"
+    assert client.models.retrieve("cccc3333-checkpoint").id == "twin:cccc3333-checkpoint"
+
+
+def test_a_checkpoint_made_later_appears_and_a_removed_one_goes(client: openai.OpenAI, root: Path) -> None:
+    write_checkpoint(root, "eeee5555", name="late", seed=3)
+    try:
+        assert client.completions.create(model="late", prompt="a", max_tokens=1).choices[0].text is not None
+    finally:
+        shutil.rmtree(root / "eeee5555")
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="late", prompt="a", max_tokens=1)
+
+
+def test_a_completion_counts_its_tokens_and_says_why_it_ended(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tiny", prompt="the cat", max_tokens=5, temperature=0)
+    assert answer.object == "text_completion" and answer.model == "tiny"
+    assert answer.system_fingerprint and answer.system_fingerprint.startswith("m37-")
+    assert answer.choices[0].finish_reason == "length" and answer.choices[0].logprobs is None
+    assert answer.usage is not None
+    # <|bos|>, "the", " cat"; and five.
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
+        3,
+        5,
+        8,
+    )
+
+
+def test_logprobs_of_an_echoed_completion_are_those_of_a_plain_forward_pass(
+    client: openai.OpenAI, network: tuple[GPT, Tokenizer]
+) -> None:
+    model, tokenizer = network
+    answer = client.completions.create(
+        model="tiny", prompt="the cat", max_tokens=6, seed=1, logprobs=5, echo=True
+    )
+    choice = answer.choices[0]
+    assert choice.text.startswith("the cat") and choice.logprobs is not None
+    ids = choice.token_ids  # type: ignore[attr-defined]
+    assert ids[:2] == tokenizer.encode("the cat")
+    with torch.no_grad():
+        logprobs = model(torch.tensor([[tokenizer.bos_id, *ids]]))[0].log_softmax(-1)
+    expected = [float(logprobs[place, id]) for place, id in enumerate(ids)]
+    assert choice.logprobs.token_logprobs == pytest.approx(expected, abs=1e-4)
+    assert choice.logprobs.text_offset is not None and choice.logprobs.text_offset[:3] == [0, 3, 7]
+    assert choice.logprobs.tokens is not None and choice.logprobs.tokens[:2] == ["the", " cat"]
+    assert choice.logprobs.top_logprobs is not None
+    for place, (token, top) in enumerate(
+        zip(choice.logprobs.tokens, choice.logprobs.top_logprobs, strict=True)
+    ):
+        best = logprobs[place].topk(5).values.tolist()
+        assert sorted(top.values(), reverse=True)[:5] == pytest.approx(best, abs=1e-4)
+        assert top[token] == pytest.approx(expected[place], abs=1e-4)
+
+
+def test_a_prompt_in_token_ids_is_read_as_it_stands(
+    client: openai.OpenAI, network: tuple[GPT, Tokenizer]
+) -> None:
+    tokenizer = network[1]
+    ids = tokenizer.encode("the cat")
+    text = client.completions.create(model="tiny", prompt="the cat", max_tokens=8, temperature=0)
+    with_bos = client.completions.create(
+        model="tiny", prompt=[tokenizer.bos_id, *ids], max_tokens=8, temperature=0
+    )
+    plain = client.completions.create(
+        model="tiny", prompt=ids, max_tokens=0, echo=True, logprobs=0, temperature=0
+    )
+    assert with_bos.choices[0].text == text.choices[0].text
+    assert plain.choices[0].text == "the cat" and plain.choices[0].finish_reason == "length"
+    assert plain.choices[0].logprobs is not None and plain.choices[0].logprobs.token_logprobs is not None
+    assert plain.choices[0].logprobs.token_logprobs[0] is None
+    assert plain.usage is not None and plain.usage.completion_tokens == 0
+
+
+def test_several_prompts_with_several_choices_come_in_order(client: openai.OpenAI) -> None:
+    prompts = ["the cat", "the dog", "été"]
+    answer = client.completions.create(model="tiny", prompt=prompts, n=2, max_tokens=4, echo=True, seed=5)
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert [choice.text.startswith(prompts[choice.index // 2]) for choice in answer.choices] == [True] * 6
+    assert answer.choices[0].text != answer.choices[1].text
+    assert answer.usage is not None and answer.usage.completion_tokens == 24
+
+
+def test_a_greedy_chat_streams_what_it_answers_whole(
+    client: openai.OpenAI, network: tuple[GPT, Tokenizer]
+) -> None:
+    model, tokenizer = network
+    whole = client.chat.completions.create(model="tiny", messages=QUESTION, temperature=0, max_tokens=20)
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=20,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].object == "chat.completion.chunk"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert text == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    # And both are what the network says when it reads the chat protocol by itself.
+    ids = tokenizer.prompt([{"role": "user", "content": "the cat"}])
+    n_prompt = len(ids)
+    with torch.no_grad():
+        for _ in range(20):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] in (tokenizer.end_id, tokenizer.bos_id, tokenizer.start_id):
+                break
+    assert tokenizer.decode(id for id in ids[n_prompt:] if id < tokenizer.vocab_size) == text
+
+
+def test_chat_logprobs_name_each_token_its_bytes_and_its_rivals(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=QUESTION,
+        max_completion_tokens=10,
+        logprobs=True,
+        top_logprobs=20,
+        temperature=0,
+    )
+    choice = answer.choices[0]
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    data = b"".join(bytes(token.bytes or []) for token in choice.logprobs.content)
+    assert data.decode("utf-8", "replace") == choice.message.content
+    for token in choice.logprobs.content:
+        assert len(token.top_logprobs) == 20
+        # Greedy: the token itself is the first of its rivals.
+        assert (token.token, token.logprob) == (token.top_logprobs[0].token, token.top_logprobs[0].logprob)
+        assert sum(torch.tensor(rival.logprob).exp().item() for rival in token.top_logprobs) <= 1
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(client: openai.OpenAI) -> None:
+    def text(seed: int, **more: object) -> str | None:
+        answer = client.chat.completions.create(
+            model="tiny", messages=QUESTION, max_tokens=24, seed=seed, **more
+        )  # type: ignore[call-overload]
+        return answer.choices[0].message.content
+
+    assert text(37) == text(37)
+    assert text(37) != text(38)
+    assert text(37, extra_body={"top_k": 1}) == text(38, top_p=0.0) == text(39, temperature=0)
+
+
+def test_a_stop_string_ends_the_text_before_it_streamed_or_not(client: openai.OpenAI) -> None:
+    free = client.completions.create(model="tiny", prompt="the cat", max_tokens=40, seed=3).choices[0].text
+    stop = free[10:13]
+    expected = free[: free.index(stop)]
+    asked = {"model": "tiny", "prompt": "the cat", "max_tokens": 40, "seed": 3, "stop": ["never", stop]}
+    whole = client.completions.create(**asked, logprobs=0).choices[0]  # type: ignore[call-overload]
+    assert (whole.text, whole.finish_reason) == (expected, "stop")
+    assert all(offset < len(expected) for offset in whole.logprobs.text_offset)
+    chunks = list(client.completions.create(**asked, stream=True))  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_streams_never_split_a_character(client: openai.OpenAI) -> None:
+    # Greedy or not, this network writes bytes in disorder: the joined stream must equal the whole answer.
+    for seed in range(5):
+        asked = {"model": "tiny", "prompt": "é", "max_tokens": 60, "seed": seed}
+        whole = client.completions.create(**asked).choices[0].text  # type: ignore[call-overload]
+        chunks = client.completions.create(**asked, stream=True)  # type: ignore[call-overload]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole
+
+
+def test_a_begun_answer_is_gone_on_with(client: openai.OpenAI, network: tuple[GPT, Tokenizer]) -> None:
+    tokenizer = network[1]
+    begun = [*QUESTION, {"role": "assistant", "content": "the tree"}]
+    chat = client.chat.completions.create(
+        model="tiny", messages=begun, temperature=0, max_tokens=9, extra_body={"continue_final_message": True}
+    )  # type: ignore[call-overload]
+    ids = tokenizer.prompt([{"role": "user", "content": "the cat"}]) + tokenizer.encode("the tree")
+    plain = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=9)
+    assert chat.choices[0].message.content == plain.choices[0].text
+
+
+def test_text_parts_are_one_text_and_a_base_model_chats_by_the_protocol_too(client: openai.OpenAI) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "the"}, {"type": "text", "text": " cat"}]}]
+    asked = {"model": "cccc3333-checkpoint", "temperature": 0, "max_tokens": 8}
+    one = client.chat.completions.create(messages=QUESTION, **asked)  # type: ignore[call-overload]
+    other = client.chat.completions.create(messages=parts, **asked)  # type: ignore[call-overload]
+    assert one.choices[0].message.content == other.choices[0].message.content
+
+
+async def test_streams_of_several_clients_move_side_by_side(url: str) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        order: list[int] = []
+
+        async def listen(who: int, model: str) -> str:
+            stream = await client.completions.create(
+                model=model, prompt="the cat", max_tokens=60, temperature=0, stream=True
+            )
+            text = ""
+            async for chunk in stream:
+                order.append(who)
+                text += chunk.choices[0].text
+            return text
+
+        models = ["tiny", "tiny", "cccc3333-checkpoint"]
+        texts = await asyncio.gather(*(listen(who, model) for who, model in enumerate(models)))
+        assert texts[0] == texts[1] != texts[2]
+        # Nobody's last piece comes before somebody's first.
+        assert max(order.index(who) for who in range(3)) < min(
+            len(order) - order[::-1].index(w) for w in range(3)
+        )
+
+
+def test_a_caller_who_leaves_stops_the_sampling(url: str, client: openai.OpenAI) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    asked = {"model": "tiny", "prompt": ["the cat"] * 100, "n": 5, "max_tokens": 90, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=asked, headers=headers) as answer:
+        lines = answer.iter_lines()  # a dropped iterator would close the stream
+        next(lines)
+        assert httpx.get(f"{url}/health", headers=headers).json()["running"] > 0
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/completions", json=asked | {"stream": False}, headers=headers, timeout=0.3)
+    end = time.monotonic() + 20
+    while (state := httpx.get(f"{url}/health", headers=headers).json())["running"] + state["waiting"]:
+        assert time.monotonic() < end, f"nobody listens, and the engine goes on: {state}"
+        time.sleep(0.05)
+
+
+def test_a_stranger_is_turned_away(url: str) -> None:
+    for key in ("wrong", KEY + "x"):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as stranger:
+            with pytest.raises(openai.AuthenticationError, match="key"):
+                stranger.models.list()
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/chat/completions"),
+    ):
+        assert httpx.request(method, url + path, json={}).status_code == 401
+    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("n", 0, "greater than or equal to 1"),
+        ("n", True, "integer"),
+        ("temperature", 3, "less than or equal to 2"),
+        ("temperature", "hot", "number"),
+        ("top_p", -0.1, "greater than or equal to 0"),
+        ("top_k", 0, "greater than or equal to 1"),
+        ("max_tokens", -1, "greater than or equal to 0"),
+        ("seed", 10**22, "less than"),
+        ("logprobs", 21, "less than or equal to 20"),
+        ("stop", ["a"] * 5, "at most 4"),
+        ("stop", "", "none of them empty"),
+        ("prompt", [], "empty"),
+        ("prompt", [[]], "empty"),
+        ("prompt", {"a": 1}, "a text, a list of texts"),
+        ("prompt", [1, "a"], "a text, a list of texts"),
+        ("prompt", [304], "go up to 303"),
+        ("prompt", "a" * 200, f"context is {CONTEXT} tokens"),
+        ("frequency_penalty", 0.5, "leave it out"),
+        ("best_of", 3, "leave it out"),
+        ("stream", "yes", "boolean"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_its_mend(
+    client: openai.OpenAI, field: str, value: object, says: str
+) -> None:
+    body = {"model": "tiny", "prompt": "a", field: value}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post("/completions", body=body, cast_to=object)
+    assert caught.value.param == field and says in caught.value.body["message"]  # type: ignore[index]
+    assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"messages": []}, "messages", "at least one"),
+        ({"messages": "hello"}, "messages", "a list of messages"),
+        ({"messages": [{"role": "pirate", "content": "a"}]}, "messages", "'system', 'developer'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages", "text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "'text'"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"tools": [{"type": "function"}]}, "tools", "leave it out"),
+        ({"continue_final_message": True}, "continue_final_message", "assistant"),
+    ],
+)
+def test_a_bad_chat_is_named_with_its_mend(
+    client: openai.OpenAI, change: dict[str, object], param: str, says: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post(
+            "/chat/completions", body={"model": "tiny", "messages": QUESTION} | change, cast_to=object
+        )
+    assert caught.value.param == param and says in caught.value.body["message"]  # type: ignore[index]
+
+
+def test_a_conversation_beyond_the_context_is_refused_with_the_protocols_code(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * 500}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_an_unknown_model_is_told_with_those_there_are(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="tiny") as caught:
+        client.completions.create(model="nobody", prompt="a")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError, match="twin:cccc3333-checkpoint"):
+        client.completions.create(model="twin", prompt="a")
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="scorer", prompt="a")
+
+
+def test_what_is_no_json_is_refused(url: str) -> None:
+    def post(content: bytes, kind: str = "application/json") -> httpx.Response:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
+        return httpx.post(f"{url}/v1/completions", content=content, headers=headers)
+
+    for content in (b"", b"{", b"[" * 100_000, b"\xff", b"[]", b'"a"'):
+        assert post(content).status_code == 400
+        assert "JSON" in post(content).json()["error"]["message"]
+    assert post(b"{}", "text/plain").status_code == 415
+    assert post(b'"' + b"a" * (9 << 20) + b'"').status_code == 413
+
+
+def test_a_damaged_checkpoint_is_told_in_one_sentence_and_the_others_answer(
+    client: openai.OpenAI, root: Path
+) -> None:
+    write_checkpoint(root, "ffff6666", name="broken")
+    weights = root / "ffff6666" / "checkpoint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    try:
+        with pytest.raises(openai.UnprocessableEntityError, match="damaged"):
+            client.completions.create(model="broken", prompt="a")
+        assert client.completions.create(model="tiny", prompt="a", max_tokens=1).choices
+    finally:
+        shutil.rmtree(root / "ffff6666")
+
+
+def test_without_a_key_a_foreign_host_name_is_refused(root: Path) -> None:
+    with running(root, key=None) as url:
+        assert httpx.get(f"{url}/v1/models").status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_its_unix_socket_is_for_its_owner_and_survives_a_killed_engine(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "e.sock"
+    command = [sys.executable, "-m", "core_ml.engine", "--root", str(root), "--socket", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) as killed:
+        assert killed.stdout is not None and killed.stdout.readline()
+        killed.kill()
+    assert path.exists()  # left behind
+    with running(root, "--socket", str(path), key=None) as url:
+        assert url == f"unix://{path}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine") as client:
+            assert client.get("/v1/models").json()["data"]
+        second = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        assert second.returncode == 1 and "already" in second.stderr
+    assert not path.exists()
+
+
+def test_an_address_beyond_this_machine_needs_a_key(root: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "core_ml.engine",
+        "--root",
+        str(root),
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "ENGINE_KEY"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 2 and "--key" in ended.stderr

@@ -1,0 +1,191 @@
+"""The running batch: rows come and go, and each gets what it would get alone."""
+
+import random
+
+import pytest
+import torch
+
+from core_ml.engine.backend import Piece, Token
+from core_ml.engine.batch import Batch
+from core_ml.engine.rows import Row, Sampling
+from core_ml.engine.text import TextStream
+from core_ml.model import checkpoint
+from core_ml.model.gpt import GPT
+from tests.engines import CONTEXT, write_checkpoint
+
+PROMPTS = [[5, 60, 70, 80], [5, 61], [5, 90, 91, 92, 93, 94, 95, 96]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> GPT:
+    root = tmp_path_factory.mktemp("batch")
+    write_checkpoint(root)
+    return checkpoint.load(root / "aaaa1111" / "checkpoint", "cpu")[0]
+
+
+class Asked:
+    """One row and all that came out of it."""
+
+    def __init__(
+        self, prompt: list[int], n: int, temperature: float = 0.0, seed: int = 0, **more: object
+    ) -> None:
+        self.pieces: list[Piece] = []
+        self.row = Row(
+            choice=0,
+            prompt=prompt,
+            sampling=Sampling(temperature, None, 1.0),
+            max_new_tokens=n,
+            draws=random.Random(seed),
+            text=TextStream(),
+            emit=lambda piece, _: self.pieces.append(piece),
+            top_logprobs=3,
+            **more,  # type: ignore[arg-type]
+        )
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [token for piece in self.pieces for token in piece.tokens]
+
+    @property
+    def ended(self) -> str | None:
+        return self.pieces[-1].finish_reason if self.pieces else None
+
+
+def batch_of(model: GPT) -> Batch:
+    return Batch(model, [b"x"] * model.config.vocab_size, frozenset())
+
+
+def run(batch: Batch) -> None:
+    while batch.is_busy:
+        batch.step()
+
+
+def forward(model: GPT, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0].log_softmax(-1)
+
+
+def test_greedy_tokens_and_their_logprobs_are_those_of_a_plain_forward_pass(model: GPT) -> None:
+    asked = Asked(PROMPTS[0], 20)
+    batch = batch_of(model)
+    batch.add([asked.row])
+    run(batch)
+    ids = list(PROMPTS[0])
+    for token in asked.tokens:
+        logprobs = forward(model, ids)[-1]
+        assert token.id == int(logprobs.argmax())
+        assert token.logprob == pytest.approx(float(logprobs[token.id]), abs=1e-4)
+        best = logprobs.topk(3)
+        assert [rival.id for rival in token.top] == best.indices.tolist()
+        assert [rival.logprob for rival in token.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+        ids.append(token.id)
+    assert len(asked.tokens) == 20 and asked.ended == "length"
+
+
+def test_rows_that_join_and_leave_at_any_step_get_what_they_would_get_alone(model: GPT) -> None:
+    settings = [
+        (PROMPTS[0], 30, 0.9, 1),
+        (PROMPTS[1], 7, 0.7, 2),
+        (PROMPTS[2], 19, 0.0, 3),
+        (PROMPTS[1], 12, 1.1, 4),
+    ]
+    alone = [Asked(*setting) for setting in settings]
+    for asked in alone:
+        batch = batch_of(model)
+        batch.add([asked.row])
+        run(batch)
+    together = [Asked(*setting) for setting in settings]
+    batch = batch_of(model)
+    for asked in together:
+        batch.add([asked.row])
+        for _ in range(5):
+            batch.step()
+    run(batch)
+    for one, other in zip(alone, together, strict=True):
+        assert [token.id for token in one.tokens] == [token.id for token in other.tokens]
+        assert [t.logprob for t in one.tokens] == pytest.approx([t.logprob for t in other.tokens], abs=1e-4)
+
+
+def test_the_rows_of_one_prompt_read_it_once_and_differ_by_their_seed(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    hidden = model.hidden
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, *rest, **more: shapes.append(ids.shape) or hidden(ids, *rest, **more)
+    )
+    prompt = PROMPTS[2]
+    rows = [Asked(prompt, 8, 1.0, seed) for seed in range(4)]
+    batch = batch_of(model)
+    batch.add([asked.row for asked in rows])
+    run(batch)
+    assert shapes[0] == (1, 8) and all(shape == (4, 1) for shape in shapes[1:])
+    assert len({tuple(token.id for token in asked.tokens) for asked in rows}) > 1
+
+
+def test_a_cancelled_row_leaves_and_the_others_go_on(model: GPT) -> None:
+    gone, waiting, stays = Asked(PROMPTS[0], 50), Asked(PROMPTS[1], 50), Asked(PROMPTS[2], 10)
+    batch = batch_of(model)
+    batch.add([gone.row, stays.row])
+    batch.step()
+    batch.add([waiting.row])
+    gone.row.cancelled = waiting.row.cancelled = True
+    run(batch)
+    assert gone.ended is None and waiting.pieces == []
+    assert stays.ended == "length" and len(stays.tokens) == 10
+
+
+def test_more_rows_than_fit_wait_for_a_place(model: GPT) -> None:
+    batch = batch_of(model)
+    batch.max_rows = 2
+    asked = [Asked(PROMPTS[1], 5, 1.0, seed) for seed in range(5)]
+    batch.add([one.row for one in asked])
+    while batch.is_busy:
+        batch.step()
+        assert len(batch.rows) <= 2
+    assert [one.ended for one in asked] == ["length"] * 5
+
+
+def test_an_echoed_prompt_has_the_logprobs_of_a_plain_forward_pass(model: GPT) -> None:
+    asked = Asked(PROMPTS[0], 0, echo="abcd")
+    batch = batch_of(model)
+    batch.add([asked.row])
+    run(batch)
+    logprobs = forward(model, PROMPTS[0])
+    expected = [float(logprobs[place, id]) for place, id in enumerate(PROMPTS[0][1:])]
+    assert asked.tokens[0].logprob is None
+    assert [token.logprob for token in asked.tokens[1:]] == pytest.approx(expected, abs=1e-4)
+    assert asked.ended == "length"
+
+
+def test_a_row_may_fill_the_context_to_the_last_place(model: GPT) -> None:
+    asked = Asked(PROMPTS[1], CONTEXT - len(PROMPTS[1]))
+    batch = batch_of(model)
+    batch.add([asked.row])
+    run(batch)
+    assert len(asked.tokens) == CONTEXT - 2
+
+
+def test_probabilities_over_the_whole_vocabulary_sum_to_one(model: GPT) -> None:
+    asked = Asked(PROMPTS[0], 1)
+    asked.row.top_logprobs = model.config.vocab_size
+    batch = batch_of(model)
+    batch.add([asked.row])
+    run(batch)
+    probabilities = [torch.tensor(rival.logprob).double().exp() for rival in asked.tokens[0].top]
+    assert len(probabilities) == model.config.vocab_size
+    assert float(sum(probabilities)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_sampled_tokens_come_as_often_as_their_probability_says(model: GPT) -> None:
+    n = 4000
+    asked = [Asked(PROMPTS[0], 1, 1.0, seed) for seed in range(n)]
+    batch = batch_of(model)
+    batch.add([one.row for one in asked])
+    run(batch)
+    logprobs = forward(model, PROMPTS[0])[-1]
+    for id in logprobs.topk(3).indices.tolist():
+        p = float(logprobs[id].exp())
+        share = sum(one.tokens[0].id == id for one in asked) / n
+        # Five standard errors: with fixed seeds this either holds for ever or never did.
+        assert abs(share - p) < 5 * (p * (1 - p) / n) ** 0.5
