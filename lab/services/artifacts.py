@@ -118,6 +118,17 @@ def remove(run: Run) -> None:
             store.rm(f"{root}/{run.uid}", recursive=True)
 
 
+def disown(artifact: Artifact) -> None:
+    """Delete an adopted artifact for good: its row first, so that nobody begins to read what is going."""
+    uid = artifact.path.partition("/")[0]
+    artifact.delete()
+    shutil.rmtree(Path(settings.ARTIFACT_ROOT) / uid, ignore_errors=True)
+    if is_remote():
+        store, root = fsspec.core.url_to_fs(settings.ARTIFACT_URL)
+        if store.exists(f"{root}/{uid}"):
+            store.rm(f"{root}/{uid}", recursive=True)
+
+
 def reindex() -> dict[str, int]:
     """Rebuild the index of artifacts, and the runs that made them, from the manifests in the store.
 

@@ -1,0 +1,395 @@
+"""Bringing datasets in: an upload, a file on the server, an address or the hub becomes an artifact like any other.
+
+Nothing becomes visible before it is whole. A malformed row is named by its number, skipped and counted; a
+file of mostly such rows is refused, and so is an empty one.
+"""
+
+import gzip
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from django.conf import settings
+
+from core_ml.artifact import Origin, Writer
+from core_ml.errors import UserError
+from lab.errors import Conflict, FieldError, Invalid
+from lab.models import Account, Artifact
+from lab.models.run import new_uid
+from lab.services import artifacts, fetch, forms
+
+BATCH_ROWS, BATCH_CHARACTERS = 1000, 16 * 2**20
+MAX_LINE = 32 * 2**20
+PATIENCE = 1000
+"""So many rows are read before a file of mostly malformed ones is refused; a shorter one is judged at its end."""
+N_NAMED = 20
+"""Malformed rows that the summary names."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+Numbered = Iterator[tuple[int, Any]]
+"""Number of a line or row from 1, and the row; or the ValueError that says what is wrong with it."""
+
+
+def import_upload(
+    file: Path, filename: str, *, name: str = "", form: str | None = None, account: Account | None = None
+) -> Artifact:
+    return _import_file(file, Path(filename.replace("\\", "/")).name, "file", name, form, account)
+
+
+def import_path(
+    path: str, *, name: str = "", form: str | None = None, account: Account | None = None
+) -> Artifact:
+    """A file on the server, below one of IMPORT_ROOTS, links resolved. Raises Invalid."""
+    file = allowed_path(path)
+    if not file.is_file():
+        raise Invalid([FieldError("path", f"{path} is not a file: name one file")])
+    return _import_file(file, file.name, "path", name, form, account)
+
+
+def allowed_path(path: str, field: str = "path") -> Path:
+    """The real path of something below IMPORT_ROOTS. What lies elsewhere is not even told to exist."""
+    roots = [Path(root).resolve() for root in settings.IMPORT_ROOTS]
+    try:
+        real = Path(path).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        real = None
+    if real is None or not any(real.is_relative_to(root) for root in roots):
+        shown = ", ".join(str(root) for root in roots)
+        raise Invalid(
+            [
+                FieldError(
+                    field,
+                    f"there is no such file below {shown}: move it there, or add its folder to LAB_IMPORT_ROOTS",
+                )
+            ]
+        )
+    return real
+
+
+def import_url(
+    url: str, *, name: str = "", form: str | None = None, account: Account | None = None
+) -> Artifact:
+    with TemporaryDirectory(dir=settings.UPLOAD_ROOT) as folder:
+        file = Path(folder) / "download"
+        fetch.download(url, file, settings.MAX_UPLOAD_BYTES)
+        filename = Path(fetch.urlsplit(url).path).name or fetch.urlsplit(url).hostname or "download"
+        return _import_file(file, filename, "url", name, form, account)
+
+
+def import_hub(
+    id: str,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    name: str = "",
+    form: str | None = None,
+    account: Account | None = None,
+) -> Artifact:
+    """A dataset of the Hugging Face hub, read in a stream. Raises Invalid, also where there is no network."""
+    # Without an owner, or beside a folder of that name, the library would read files of this machine.
+    if not HUB_ID.fullmatch(id) or Path(id).exists():
+        raise Invalid(
+            [FieldError("hub", f'{id[:80]!r} is not the id of a dataset: it is written "owner/name"')]
+        )
+    import datasets
+
+    try:
+        found = datasets.load_dataset(id, subset, split=split, streaming=True)
+        return _import_rows(enumerate(found, 1), id.partition("/")[2], "hub", name, form, account)
+    except (Invalid, UserError):
+        raise
+    except Exception as error:
+        # The library raises a dozen kinds of its own for "no network", "no such id" and "no such split".
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise Invalid([FieldError("hub", f"{id} cannot be read from the hub: {reason}")]) from error
+
+
+def _import_file(
+    file: Path, filename: str, field: str, name: str, form: str | None, account: Account | None
+) -> Artifact:
+    size = file.stat().st_size
+    _check_size(size, field)
+    with file.open("rb") as stream:
+        head = stream.read(4)
+    if not head:
+        raise Invalid([FieldError(field, f"{filename} is empty")])
+    if head == b"PAR1":
+        return _import_rows(_parquet_rows(file, filename, field), filename, field, name, form, account)
+    if head[:4] in (b"PK\3\4", b"\x28\xb5\x2f\xfd"):
+        raise Invalid(
+            [FieldError(field, f"{filename} is a zip or zstd file: send JSONL, JSONL.gz, Parquet or WARC")]
+        )
+    with _unpacked(file, head) as stream:
+        start = _read_some(stream, filename, field)
+    if start.startswith(b"WARC/"):
+        return _import_warc(file, filename, field, name, head.startswith(b"\x1f\x8b"), account)
+    if start.lstrip()[:1] == b"[":
+        raise Invalid(
+            [FieldError(field, f"{filename} is one JSON list: write one object on each line (JSONL)")]
+        )
+    return _import_rows(_json_lines(file, head, filename, field), filename, field, name, form, account)
+
+
+def _check_size(n: int, field: str) -> None:
+    """Of a file, or of what comes out of it: 200 kB of gzip can hold 200 MB."""
+    if n > settings.MAX_UPLOAD_BYTES:
+        text = (
+            f"this is more than {settings.MAX_UPLOAD_BYTES:,} bytes: split it, or raise LAB_MAX_UPLOAD_BYTES"
+        )
+        raise Invalid([FieldError(field, text)])
+
+
+def _unpacked(file: Path, head: bytes) -> BinaryIO:
+    return gzip.open(file) if head.startswith(b"\x1f\x8b") else file.open("rb")  # type: ignore[return-value]
+
+
+def _read_some(stream: BinaryIO, filename: str, field: str) -> bytes:
+    try:
+        return stream.read(512)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise Invalid(
+            [FieldError(field, f"{filename} is not a whole gzip file: nothing of it can be read")]
+        ) from None
+
+
+def _json_lines(file: Path, head: bytes, filename: str, field: str) -> Numbered:
+    number = n_read = 0
+    with _unpacked(file, head) as stream:
+        try:
+            while line := stream.readline(MAX_LINE):
+                number += 1
+                n_read += len(line)
+                _check_size(n_read, field)
+                if len(line) == MAX_LINE:
+                    raise Invalid(
+                        [FieldError(field, f"line {number} of {filename} is longer than {MAX_LINE:,} bytes")]
+                    )
+                if line.strip():
+                    yield number, _parsed(line)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise Invalid(
+                [FieldError(field, f"{filename} breaks off after line {number}: fetch it again")]
+            ) from None
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line, parse_constant=lambda _: None)
+    except RecursionError:
+        return ValueError("it is nested too deeply")
+    except ValueError as error:
+        return ValueError(f"it is not JSON ({error})")
+
+
+def _parquet_rows(file: Path, filename: str, field: str) -> Numbered:
+    number = n_read = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            groups = range(table.metadata.num_row_groups)
+            _check_size(sum(table.metadata.row_group(group).total_byte_size for group in groups), field)
+            for batch in table.iter_batches(128):
+                # What a dictionary holds once is as large as its rows when it is unpacked.
+                n_read += batch.nbytes
+                _check_size(n_read, field)
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise Invalid([FieldError(field, f"{filename} is damaged after row {number}: {reason}")]) from error
+
+
+def _import_rows(
+    rows: Iterable[tuple[int, Any]],
+    filename: str,
+    field: str,
+    name: str,
+    form: str | None,
+    account: Account | None,
+) -> Artifact:
+    rows = iter(rows)
+    first: list[tuple[int, Any]] = []
+    # Malformed lines before the first good one must not hide the form.
+    for number, row in rows:
+        first.append((number, row))
+        if (isinstance(row, dict) and forms.recognize(row)) or len(first) >= PATIENCE:
+            break
+    if not first:
+        raise Invalid([FieldError(field, f"{filename} is empty: it holds no row")])
+    known = first[-1][1] if isinstance(first[-1][1], dict) else {}
+    form = form or forms.recognize(known)
+    if form is None:
+        number, row = first[0]
+        reason = (
+            f"line {number}: {row}"
+            if isinstance(row, ValueError)
+            else f"its rows have {', '.join(map(str, known))[:200]}"
+        )
+        raise Invalid([FieldError(field, f"{filename} is of no known form ({reason}); {forms.expected()}")])
+    if form not in forms.SCHEMAS:
+        raise Invalid([FieldError("form", f"{form!r} has no rows: choose one of {', '.join(forms.SCHEMAS)}")])
+    pieces = chain(first, rows)
+    return _make(
+        form, filename, field, name, account, lambda path: _write_rows(path, form, pieces, filename, field)
+    )
+
+
+def _make(
+    form: str,
+    filename: str,
+    field: str,
+    name: str,
+    account: Account | None,
+    write: Callable[[Path], dict[str, Any]],
+) -> Artifact:
+    uid = new_uid()
+    stem = re.sub(r"(\.(jsonl|ndjson|json|parquet|warc|wet|gz))+$", "", filename)
+    writer = Writer(
+        Path(settings.ARTIFACT_ROOT) / uid / form,
+        id=f"{uid}-{form}",
+        kind="dataset",
+        form=form,
+        name=(name.strip() or stem or form)[:100],
+        origin=Origin(recipe="import", name=filename, config={"from": field, "by": str(account or "")}),
+    )
+    try:
+        writer.finish(write(writer.path))
+    except BaseException:
+        writer.discard()
+        writer.path.parent.rmdir()
+        raise
+    return artifacts.adopt(writer.target)
+
+
+def _write_rows(
+    folder: Path, form: str, rows: Iterable[tuple[int, Any]], filename: str, field: str
+) -> dict[str, Any]:
+    schema, source = forms.SCHEMAS[form], filename
+    target = folder / ("documents-00000.parquet" if form == "documents" else f"{form}.parquet")
+    bad: list[tuple[int, str]] = []
+    batch: list[dict[str, Any]] = []
+    n_good = n_bad = n_characters = in_batch = 0
+    with pq.ParquetWriter(target, schema, compression="zstd") as out:
+        for number, row in rows:
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                laid = forms.lay_out(form, row, number, source)
+            except (ValueError, RecursionError) as error:
+                n_bad += 1
+                bad += [(number, str(error))] if len(bad) < N_NAMED else []
+                if n_good + n_bad == PATIENCE:
+                    _refuse_mostly_bad(n_good, n_bad, bad, filename, field)
+                continue
+            batch.append(laid)
+            n_good += 1
+            in_batch += sum(len(value) for value in laid.values() if isinstance(value, str))
+            if len(batch) == BATCH_ROWS or in_batch > BATCH_CHARACTERS:
+                n_characters += in_batch
+                out.write_table(_table(batch, schema, field))
+                batch, in_batch = [], 0
+        out.write_table(_table(batch, schema, field))
+        n_characters += in_batch
+    if not n_good and not n_bad:
+        raise Invalid([FieldError(field, f"{filename} is empty: it holds no row")])
+    _refuse_mostly_bad(n_good, n_bad, bad, filename, field)
+    return {
+        "rows": n_good,
+        form: n_good,
+        "characters": n_characters,
+        "skipped": n_bad,
+        "skipped_rows": [{"row": number, "reason": reason} for number, reason in bad],
+    }
+
+
+def _table(batch: list[dict[str, Any]], schema: pa.Schema, field: str) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(batch, schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise Invalid(
+            [FieldError(field, f"a row has a value of the wrong type: {str(error)[:200]}")]
+        ) from error
+
+
+def _refuse_mostly_bad(
+    n_good: int, n_bad: int, bad: list[tuple[int, str]], filename: str, field: str
+) -> None:
+    if n_bad > n_good:
+        number, reason = bad[0]
+        text = f"{n_bad:,} of {n_good + n_bad:,} rows of {filename} are malformed; the first is line {number}: {reason}"
+        raise Invalid([FieldError(field, text)])
+
+
+def _import_warc(
+    file: Path, filename: str, field: str, name: str, packed: bool, account: Account | None
+) -> Artifact:
+    from core_ml.crawl import warc
+    from core_ml.crawl.page import Failure, Reading
+
+    def write(folder: Path) -> dict[str, Any]:
+        if packed:
+            _measure(file, field)
+        reading = Reading()
+        n_pages = n_failures = 0
+        for page in warc.read(file, filename, reading):
+            n_failures += isinstance(page, Failure)
+            n_pages += not isinstance(page, Failure)
+        if not n_pages:
+            raise Invalid(
+                [
+                    FieldError(
+                        field,
+                        f"{filename} holds no page: {'; '.join(reading.notes) or 'its records are of other kinds'}",
+                    )
+                ]
+            )
+        with file.open("rb") as source, (folder / "pages-00000.warc.gz").open("wb") as target:
+            if packed:
+                shutil.copyfileobj(source, target, 1 << 20)
+            else:
+                with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packing:
+                    shutil.copyfileobj(source, packing, 1 << 20)
+        return {
+            "pages": n_pages,
+            "failures": n_failures,
+            "skipped": dict(reading.skipped),
+            "notes": reading.notes,
+        }
+
+    try:
+        return _make("pages", filename, field, name, account, write)
+    except UserError as error:
+        raise Invalid([FieldError(field, error.message)]) from error
+
+
+def _measure(file: Path, field: str) -> None:
+    """Unpack a gzip file to nowhere, up to the limit; damage is told by whoever reads it."""
+    n = 0
+    with gzip.open(file) as stream:
+        try:
+            while chunk := stream.read(1 << 20):
+                n += len(chunk)
+                _check_size(n, field)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return
+
+
+def delete(artifact: Artifact) -> None:
+    """Remove a dataset that no run made. Raises Conflict naming what depends on it."""
+    if artifact.run_id is not None:
+        raise Conflict(f"run {artifact.run_id} made {artifact.name}: delete that run")
+    taken = artifact.taken_by.select_related("run").first()
+    if taken is not None:
+        raise Conflict(f"run {taken.run} took {artifact.name}: delete that run first")
+    project = artifact.projects.first()
+    if project is not None:
+        raise Conflict(f"the labelling project {project.name!r} ranks {artifact.name}: delete it first")
+    artifacts.disown(artifact)
