@@ -11,7 +11,7 @@ from pydantic import Field
 from lab.api.base import MAX_INT, Given, Limit, Number, Offset, Page, answers, page
 from lab.models import Tour
 from lab.services import tour as services
-from lab.services.datasets import allowed_path
+from lab.services.roots import allowed_path
 
 router = Router(tags=["tours"])
 

@@ -5,15 +5,13 @@ file of mostly such rows is refused, and so is an empty one.
 """
 
 import gzip
-import json
 import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,18 +22,15 @@ from core_ml.errors import UserError
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Account, Artifact
 from lab.models.run import new_uid
-from lab.services import artifacts, fetch, forms
+from lab.services import artifacts, fetch, forms, reading
+from lab.services.roots import allowed_path
 
 BATCH_ROWS, BATCH_CHARACTERS = 1000, 16 * 2**20
-MAX_LINE = 32 * 2**20
 PATIENCE = 1000
 """So many rows are read before a file of mostly malformed ones is refused; a shorter one is judged at its end."""
 N_NAMED = 20
 """Malformed rows that the summary names."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-
-Numbered = Iterator[tuple[int, Any]]
-"""Number of a line or row from 1, and the row; or the ValueError that says what is wrong with it."""
 
 
 def import_upload(
@@ -52,26 +47,6 @@ def import_path(
     if not file.is_file():
         raise Invalid([FieldError("path", f"{path} is not a file: name one file")])
     return _import_file(file, file.name, "path", name, form, account)
-
-
-def allowed_path(path: str, field: str = "path") -> Path:
-    """The real path of something below IMPORT_ROOTS. What lies elsewhere is not even told to exist."""
-    roots = [Path(root).resolve() for root in settings.IMPORT_ROOTS]
-    try:
-        real = Path(path).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        real = None
-    if real is None or not any(real.is_relative_to(root) for root in roots):
-        shown = ", ".join(str(root) for root in roots)
-        raise Invalid(
-            [
-                FieldError(
-                    field,
-                    f"there is no such file below {shown}: move it there, or add its folder to LAB_IMPORT_ROOTS",
-                )
-            ]
-        )
-    return real
 
 
 def import_url(
@@ -116,95 +91,26 @@ def _import_file(
     file: Path, filename: str, field: str, name: str, form: str | None, account: Account | None
 ) -> Artifact:
     size = file.stat().st_size
-    _check_size(size, field)
+    reading.check_size(size, field)
     with file.open("rb") as stream:
         head = stream.read(4)
     if not head:
         raise Invalid([FieldError(field, f"{filename} is empty")])
     if head == b"PAR1":
-        return _import_rows(_parquet_rows(file, filename, field), filename, field, name, form, account)
+        return _import_rows(reading.parquet_rows(file, filename, field), filename, field, name, form, account)
     if head[:4] in (b"PK\3\4", b"\x28\xb5\x2f\xfd"):
         raise Invalid(
             [FieldError(field, f"{filename} is a zip or zstd file: send JSONL, JSONL.gz, Parquet or WARC")]
         )
-    with _unpacked(file, head) as stream:
-        start = _read_some(stream, filename, field)
+    with reading.unpacked(file, head) as stream:
+        start = reading.beginning(stream, filename, field)
     if start.startswith(b"WARC/"):
         return _import_warc(file, filename, field, name, head.startswith(b"\x1f\x8b"), account)
     if start.lstrip()[:1] == b"[":
         raise Invalid(
             [FieldError(field, f"{filename} is one JSON list: write one object on each line (JSONL)")]
         )
-    return _import_rows(_json_lines(file, head, filename, field), filename, field, name, form, account)
-
-
-def _check_size(n: int, field: str) -> None:
-    """Of a file, or of what comes out of it: 200 kB of gzip can hold 200 MB."""
-    if n > settings.MAX_UPLOAD_BYTES:
-        text = (
-            f"this is more than {settings.MAX_UPLOAD_BYTES:,} bytes: split it, or raise LAB_MAX_UPLOAD_BYTES"
-        )
-        raise Invalid([FieldError(field, text)])
-
-
-def _unpacked(file: Path, head: bytes) -> BinaryIO:
-    return gzip.open(file) if head.startswith(b"\x1f\x8b") else file.open("rb")  # type: ignore[return-value]
-
-
-def _read_some(stream: BinaryIO, filename: str, field: str) -> bytes:
-    try:
-        return stream.read(512)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise Invalid(
-            [FieldError(field, f"{filename} is not a whole gzip file: nothing of it can be read")]
-        ) from None
-
-
-def _json_lines(file: Path, head: bytes, filename: str, field: str) -> Numbered:
-    number = n_read = 0
-    with _unpacked(file, head) as stream:
-        try:
-            while line := stream.readline(MAX_LINE):
-                number += 1
-                n_read += len(line)
-                _check_size(n_read, field)
-                if len(line) == MAX_LINE:
-                    raise Invalid(
-                        [FieldError(field, f"line {number} of {filename} is longer than {MAX_LINE:,} bytes")]
-                    )
-                if line.strip():
-                    yield number, _parsed(line)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise Invalid(
-                [FieldError(field, f"{filename} breaks off after line {number}: fetch it again")]
-            ) from None
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line, parse_constant=lambda _: None)
-    except RecursionError:
-        return ValueError("it is nested too deeply")
-    except ValueError as error:
-        return ValueError(f"it is not JSON ({error})")
-
-
-def _parquet_rows(file: Path, filename: str, field: str) -> Numbered:
-    number = n_read = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            groups = range(table.metadata.num_row_groups)
-            _check_size(sum(table.metadata.row_group(group).total_byte_size for group in groups), field)
-            for batch in table.iter_batches(128):
-                # What a dictionary holds once is as large as its rows when it is unpacked.
-                n_read += batch.nbytes
-                _check_size(n_read, field)
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise Invalid([FieldError(field, f"{filename} is damaged after row {number}: {reason}")]) from error
+    return _import_rows(reading.json_lines(file, head, filename, field), filename, field, name, form, account)
 
 
 def _import_rows(
@@ -336,10 +242,10 @@ def _import_warc(
 
     def write(folder: Path) -> dict[str, Any]:
         if packed:
-            _measure(file, field)
-        reading = Reading()
+            reading.check_unpacked_size(file, field)
+        read = Reading()
         n_pages = n_failures = 0
-        for page in warc.read(file, filename, reading):
+        for page in warc.read(file, filename, read):
             n_failures += isinstance(page, Failure)
             n_pages += not isinstance(page, Failure)
         if not n_pages:
@@ -347,7 +253,7 @@ def _import_warc(
                 [
                     FieldError(
                         field,
-                        f"{filename} holds no page: {'; '.join(reading.notes) or 'its records are of other kinds'}",
+                        f"{filename} holds no page: {'; '.join(read.notes) or 'its records are of other kinds'}",
                     )
                 ]
             )
@@ -360,26 +266,14 @@ def _import_warc(
         return {
             "pages": n_pages,
             "failures": n_failures,
-            "skipped": dict(reading.skipped),
-            "notes": reading.notes,
+            "skipped": dict(read.skipped),
+            "notes": read.notes,
         }
 
     try:
         return _make("pages", filename, field, name, account, write)
     except UserError as error:
         raise Invalid([FieldError(field, error.message)]) from error
-
-
-def _measure(file: Path, field: str) -> None:
-    """Unpack a gzip file to nowhere, up to the limit; damage is told by whoever reads it."""
-    n = 0
-    with gzip.open(file) as stream:
-        try:
-            while chunk := stream.read(1 << 20):
-                n += len(chunk)
-                _check_size(n, field)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            return
 
 
 def delete(artifact: Artifact) -> None:

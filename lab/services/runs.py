@@ -16,6 +16,7 @@ from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Account, Artifact, Run, RunInput, Tour
 from lab.models.run import CANCELLED, ENDED, FAILED, INTERRUPTED, QUEUED, RUNNING, STARTING, SUCCEEDED
 from lab.services import artifacts, wake
+from lab.services.roots import path_errors
 
 Inputs = dict[str, Any]
 """By input name: an artifact's id, a list of ids, or {"run": 41, "output": "checkpoint"} to wait for a run."""
@@ -38,6 +39,9 @@ def submit(
     """Check everything, then queue. Raises Invalid with one error a field; nothing is stored then."""
     recipe, full, given, taken, pending, errors = _checked(kind, config, inputs, preset)
     name = (name or "").strip() or kind
+    if tour is None:
+        # A tour's path was weighed when the tour began, or given by the person who runs the lab.
+        errors += path_errors(full, cloned_from.config if cloned_from else None)
     if len(name) > 100:
         errors.append(FieldError("name", f"the name has {len(name)} characters: use at most 100"))
     if errors:
