@@ -6,6 +6,7 @@ LABELER_PAGES and LABELER_API. A view finds the account in `request.user` and th
 which for a token may be less than the account's.
 """
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
@@ -63,8 +64,16 @@ def is_machine(request: HttpRequest) -> bool:
 
 
 def problem(status: int, detail: str, **headers: str) -> JsonResponse:
-    """An error as every endpoint tells it."""
-    return JsonResponse({"detail": detail, "errors": []}, status=status, headers=headers)
+    """An error as every endpoint of ours tells it."""
+    response = JsonResponse({"detail": detail, "errors": []}, status=status, headers=headers)
+    response.detail = detail  # type: ignore[attr-defined]
+    return response
+
+
+def engine_problem(status: int, message: str) -> dict[str, Any]:
+    """An error as clients of the engine's protocol expect it below /v1/."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
 @sync_and_async_middleware
@@ -99,6 +108,9 @@ def _finished(request: HttpRequest, response: Any) -> Any:
         if response.has_header("Allow"):
             plain["Allow"] = response["Allow"]
         response = plain
+    if request.path_info.startswith("/v1/") and hasattr(response, "detail"):
+        response.content = json.dumps(engine_problem(response.status_code, response.detail))
+        response["Content-Length"] = len(response.content)
     response.setdefault("Content-Security-Policy", POLICY.format(style=""))
     response.setdefault("X-Content-Type-Options", "nosniff")
     response.setdefault("X-Frame-Options", "DENY")

@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         listener = _listen(options.socket, options.host, options.port)
+        listener.listen(2048)  # who connects from now on is answered as soon as the server runs
     except OSError as error:
         print(error.strerror or error, file=sys.stderr)
         return 1

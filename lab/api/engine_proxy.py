@@ -19,6 +19,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from lab.models import ROLES
+from lab.security import engine_problem
 
 TIMEOUT = httpx.Timeout(600, connect=5)
 """A long completion behind a full batch may take minutes; whether the engine is there is known at once."""
@@ -85,7 +86,7 @@ async def _relay(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIter
         async for part in answer.aiter_raw():
             yield part
     except httpx.TransportError:
-        yield b"data: " + json.dumps(_told(503, LOST)).encode() + b"\n\n"
+        yield b"data: " + json.dumps(engine_problem(503, LOST)).encode() + b"\n\n"
     finally:
         await answer.aclose()
         await client.aclose()
@@ -102,13 +103,8 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=settings.ENGINE_URL, headers=headers, timeout=TIMEOUT, trust_env=False)
 
 
-def _told(status: int, message: str) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
 def _error(status: int, message: str) -> HttpResponse:
-    return JsonResponse(_told(status, message), status=status)
+    return JsonResponse(engine_problem(status, message), status=status)
 
 
 urlpatterns = [

@@ -1,0 +1,189 @@
+"""The engine's protocol at the lab's own address: roles, errors, streams, and callers who leave."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import openai
+import pytest
+
+from tests.engines import running, write_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUESTION = [{"role": "user", "content": "the cat"}]
+
+
+class Lab(NamedTuple):
+    url: str
+    engine: str
+    token: str
+    labeler: str
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A real web server in front of a real engine, both on their own."""
+    home = tmp_path_factory.mktemp("lab")
+    write_checkpoint(home / "artifacts")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    key = "the lab's key"
+    with running(home / "artifacts", key=key) as engine:
+        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        environment |= {"LAB_HOME": str(home), "LAB_PORT": str(port), "ENGINE_URL": engine, "ENGINE_KEY": key}
+
+        def manage(*arguments: str) -> str:
+            command = [sys.executable, "manage.py", *arguments]
+            return subprocess.run(
+                command, env=environment, cwd=REPOSITORY, check=True, capture_output=True, text=True
+            ).stdout.strip()
+
+        manage("migrate", "-v0")
+        token = manage("token", "ada", "--role", "researcher")
+        labeler = manage("token", "lin", "--role", "labeler")
+        command = [sys.executable, "-m", "uvicorn", "lab.asgi:application", "--port", str(port)]
+        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "3"]
+        web = subprocess.Popen(command, env=environment, cwd=REPOSITORY)
+        try:
+            _wait_for(port)
+            yield Lab(f"http://127.0.0.1:{port}", engine, token, labeler)
+        finally:
+            web.terminate()
+            web.wait(timeout=20)
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert time.monotonic() < end, "the web server did not start"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def client(lab: Lab) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{lab.url}/v1", api_key=lab.token, max_retries=0) as client:
+        yield client
+
+
+def _state(lab: Lab) -> dict[str, Any]:
+    headers = {"Authorization": "Bearer the lab's key"}
+    state: dict[str, Any] = httpx.get(f"{lab.engine}/health", headers=headers).json()
+    return state
+
+
+def test_a_researchers_token_reaches_every_model(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("aaaa1111-checkpoint").id == "tiny"
+    text = client.completions.create(model="tiny", prompt="the", max_tokens=5, temperature=0).choices[0].text
+    chunks = client.completions.create(model="tiny", prompt="the", max_tokens=5, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == text
+
+
+def test_a_chat_streams_through_with_its_usage(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny",
+            messages=QUESTION,
+            max_tokens=6,
+            stream=True,
+            logprobs=True,
+            stream_options={"include_usage": True},
+        )  # type: ignore[call-overload]
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens <= 6
+
+
+def test_the_engines_own_errors_come_through_as_they_are(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.completions.create(model="nobody", prompt="a")
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(model="tiny", prompt="a", temperature=9)
+    assert bad.value.param == "temperature"
+
+
+def test_a_caller_who_leaves_the_lab_stops_the_engine(lab: Lab) -> None:
+    headers = {"Authorization": f"Bearer {lab.token}"}
+    asked = {"model": "tiny", "prompt": ["the cat"] * 100, "n": 5, "max_tokens": 90, "stream": True}
+    with httpx.stream("POST", f"{lab.url}/v1/completions", json=asked, headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()  # a dropped iterator would close the stream
+        next(lines)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{lab.url}/v1/completions", json=asked | {"stream": False}, headers=headers, timeout=0.3)
+    end = time.monotonic() + 20
+    while (state := _state(lab))["running"] + state["waiting"]:
+        assert time.monotonic() < end, f"nobody listens, and the engine goes on: {state}"
+        time.sleep(0.05)
+
+
+def test_strangers_and_labelers_are_turned_away_in_the_protocols_shape(lab: Lab) -> None:
+    for key, error in ((lab.labeler, openai.PermissionDeniedError), ("wrong", openai.AuthenticationError)):
+        with openai.OpenAI(base_url=f"{lab.url}/v1", api_key=key, max_retries=0) as stranger:
+            with pytest.raises(error) as caught:
+                stranger.models.list()
+            assert caught.value.type == "invalid_request_error"
+    for method, path in (
+        ("GET", "models"),
+        ("GET", "models/tiny"),
+        ("POST", "completions"),
+        ("POST", "chat/completions"),
+    ):
+        answer = httpx.request(method, f"{lab.url}/v1/{path}", headers={"Content-Type": "application/json"})
+        assert answer.status_code == 401 and answer.json()["error"]["message"]
+
+
+def test_a_wrong_method_and_an_unknown_address_are_told_in_the_protocols_shape(lab: Lab) -> None:
+    headers = {"Authorization": f"Bearer {lab.token}"}
+    assert httpx.get(f"{lab.url}/v1/completions", headers=headers).status_code == 405
+    answer = httpx.get(f"{lab.url}/v1/nothing", headers=headers)
+    assert answer.status_code == 404 and answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_signed_in_researcher_needs_no_token_and_a_foreign_page_gets_nothing(
+    browser: Callable[..., Any], settings: Any, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path)
+    with running(tmp_path, key="k") as engine:
+        settings.ENGINE_URL, settings.ENGINE_KEY = engine, "k"
+        page = browser("researcher")
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 3}
+        answer = page.post("/v1/completions", body, content_type="application/json")
+        assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] <= 3
+        foreign = {"Origin": "https://evil.example"}
+        refused = page.post("/v1/completions", body, content_type="application/json", headers=foreign)
+        assert refused.status_code == 403
+        assert page.post("/v1/completions", "{}", content_type="text/plain").status_code == 403
+        assert browser("labeler").get("/v1/models").status_code == 403
+        assert browser(None).get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("address", ["unix:///nowhere/engine.sock", "http://127.0.0.1:9"])
+def test_an_engine_that_does_not_answer_is_told_in_one_sentence(
+    api: Callable[..., Any], settings: Any, address: str
+) -> None:
+    settings.ENGINE_URL = address
+    program = api("researcher")
+    for answer in (program.get("/v1/models"), program.post("/v1/chat/completions", {"model": "tiny"})):
+        assert answer.status_code == 503
+        assert "does not answer" in answer.json()["error"]["message"]
+
+
+def test_an_engine_with_another_key_is_not_taken_for_a_strangers_fault(
+    api: Callable[..., Any], settings: Any, tmp_path: Path
+) -> None:
+    with running(tmp_path, key="one") as engine:
+        settings.ENGINE_URL, settings.ENGINE_KEY = engine, "another"
+        answer = api("researcher").get("/v1/models")
+    assert answer.status_code == 503 and "ENGINE_KEY" in answer.json()["error"]["message"]
