@@ -168,7 +168,7 @@ def _run_stages(
         shards = plan(stage, config, workspace)
         message = f"{stage.title} ({number} of {len(recipe.stages)})"
         yield Progress(0, len(shards), "pieces", message)
-        if processes == 1 or len(shards) == 1:
+        if processes == 1 or len(shards) <= 1:
             for done, shard in enumerate(shards, 1):
                 for event in run_shard(stage, shard, config, workspace):
                     if not isinstance(event, Progress):

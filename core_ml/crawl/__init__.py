@@ -1,0 +1,1 @@
+"""From web pages to documents: reading, rendering, filtering in FineWeb's order, and a reason for every drop."""
