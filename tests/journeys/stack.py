@@ -101,14 +101,14 @@ class Lab:
 
     def output(self, run: dict[str, Any], name: str) -> str:
         """The id of one of the artifacts that a run has made."""
-        return next(output["id"] for output in run["outputs"] if output["output"] == name)
+        return run["outputs"][name]
 
     def pid(self, process: str) -> int:
         return json.loads((self.home / "processes.json").read_text())[process]
 
     def child(self, run: int) -> int | None:
         """The process that executes a run now."""
-        listing = subprocess.run(["ps", "-axo", "pid=,command="], capture_output=True, text=True).stdout
+        listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True).stdout
         uid = self.get(f"/runs/{run}")["uid"]
         for line in listing.splitlines():
             pid, _, command = line.strip().partition(" ")
