@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.errors import UserError
 from core_ml.events import Event, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -49,12 +50,12 @@ def run(config: EvaluateConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.model.device import use_threads
 
     folders = workspace.inputs("checkpoints")
+    names = _names(folders)
     units = [(i, mode) for i, folder in enumerate(folders) for mode in _modes(config, folder)]
     done = sum(workspace.read_json(_note(*unit)) is not None for unit in units)
     yield Resumed(done or -1)
     use_threads(config.threads)
     exam = read_exam(workspace.input("problems"), config.n_per_task)
-    names = _names(folders)
     candidates = [
         Candidate(name, folder.manifest.role or "") for name, folder in zip(names, folders, strict=True)
     ]
@@ -87,8 +88,13 @@ def _note(number: int, mode: str) -> str:
 
 
 def _names(folders: Sequence["Folder"]) -> list[str]:
-    """The shortest that tell the models apart: role, else name, else name and id."""
+    """The shortest that tell the models apart: role, else name, else name and id.
+
+    Raises: UserError when one model is given twice.
+    """
     manifests = [folder.manifest for folder in folders]
+    if len({m.id for m in manifests}) < len(manifests):
+        raise UserError("one checkpoint is given twice: leave one of them out", field="checkpoints")
     for names in ([m.role or "" for m in manifests], [m.name for m in manifests]):
         if len(set(names)) == len(names) and all(names):
             return names

@@ -1,0 +1,92 @@
+"""Sampling groups of answers."""
+
+import pytest
+
+from core_ml import artifact
+from core_ml.errors import UserError
+from core_ml.events import Metric, Resumed, Summary
+from core_ml.recipes import rollouts
+from core_ml.recipes.rollouts import RolloutsConfig, run
+from core_ml.tasks.rows import read_rows
+from tests.core_ml.models import workspace, write_checkpoint, write_dataset
+
+SMALL = RolloutsConfig(n_prompts=10, n_completions=3, max_new_tokens=6, threads=1)
+COLUMNS = ["group_id", "prompt", "completions", "logprobs", "ended"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rollouts")
+    rows = [
+        {"prompt": f"What is {i} + 1?", "answer": str(i + 1), "verifier": "task", "metadata": {"task": "add"}}
+        for i in range(14)
+    ]
+    return {"checkpoint": write_checkpoint(path, "chat"), "problems": write_dataset(path, "problems", rows)}
+
+
+def rows_of(path):
+    return list(read_rows(artifact.Folder(path / "out" / "rollouts"), COLUMNS, input="rollouts"))
+
+
+def test_each_prompt_has_its_group_of_answers_with_a_logprob_for_each_token(tmp_path, inputs):
+    events = list(run(SMALL, workspace(tmp_path, inputs)))
+    assert events[0] == Resumed(-1)
+    rows = rows_of(tmp_path)
+    assert len({row["prompt"] for row in rows}) == len({row["group_id"] for row in rows}) == 10
+    for row in rows:
+        assert len(row["completions"]) == len(row["logprobs"]) == len(row["ended"]) == 3
+        assert all(1 <= len(logprobs) <= 6 and max(logprobs) <= 0 for logprobs in row["logprobs"])
+        assert row["metadata"]["task"] == "add"
+    summary = next(event for event in events if isinstance(event, Summary)).values
+    assert summary["n_completions"] == 30
+    assert 0 <= summary["liked"] <= summary["correct"] <= 1
+
+
+def test_a_run_that_was_killed_does_no_chunk_twice_and_ends_with_the_same_rows(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(rollouts, "CHUNK", 3)
+    whole = list(run(SMALL, workspace(tmp_path / "whole", inputs)))
+    sampled = []
+    real = rollouts._sample
+
+    def counted(config, model, tokenizer, prompts, number):
+        sampled.append(number)
+        return real(config, model, tokenizer, prompts, number)
+
+    monkeypatch.setattr(rollouts, "_sample", counted)
+    events = run(SMALL, workspace(tmp_path / "killed", inputs))
+    for event in events:
+        if isinstance(event, Metric) and event.step == 6:
+            break
+    events.close()
+    rest = list(run(SMALL, workspace(tmp_path / "killed", inputs)))
+    assert rest[0] == Resumed(6)
+    assert sampled == [0, 1, 2, 3]
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    last = [event for event in whole if isinstance(event, Metric)][-1]
+    assert [event for event in rest if isinstance(event, Metric)][-1] == last
+
+
+def test_another_seed_draws_other_prompts_and_answers(tmp_path, inputs):
+    for seed in (0, 1):
+        list(run(SMALL.model_copy(update={"seed": seed}), workspace(tmp_path / str(seed), inputs)))
+    assert [row["prompt"] for row in rows_of(tmp_path / "0")] != [
+        row["prompt"] for row in rows_of(tmp_path / "1")
+    ]
+
+
+def test_plain_prompts_do_as_well_and_are_judged_by_nobody(tmp_path, inputs):
+    prompts = write_dataset(tmp_path, "prompts", [{"prompt": "Write a poem."}, {"prompt": "Write a poem."}])
+    events = list(run(SMALL, workspace(tmp_path, {**inputs, "problems": prompts})))
+    summary = next(event for event in events if isinstance(event, Summary)).values
+    assert summary["n_rows"] == 1
+    assert "liked" not in summary
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [([], "has no rows"), ([{"prompt": "  "}], "no prompt with any text")]
+)
+def test_a_dataset_without_a_prompt_is_refused_by_name(tmp_path, inputs, rows, message):
+    prompts = write_dataset(tmp_path, "prompts", rows)
+    with pytest.raises(UserError, match=message) as refused:
+        list(run(SMALL, workspace(tmp_path, {**inputs, "problems": prompts})))
+    assert refused.value.field == "problems"
