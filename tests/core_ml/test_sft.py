@@ -1,0 +1,134 @@
+"""Fine-tuning as a run: it learns the assistant's words, and goes on after a stop."""
+
+from pathlib import Path
+
+import pytest
+
+from core_ml.artifact import Folder
+from core_ml.errors import UserError
+from core_ml.events import Event, Log, Metric, Resumed, Sample
+from core_ml.execute import read_config, read_inputs
+from core_ml.recipes.sft import RECIPE
+from core_ml.workspace import Workspace
+from tests.core_ml import small
+
+SMALL = {
+    "batch_tokens": 256,
+    "epochs": 2,
+    "val_share": 0.1,
+    "eval_every": 8,
+    "sample_every": 16,
+    "n_samples": 2,
+    "sample_tokens": 8,
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "checkpoint": small.checkpoint_artifact(folder / "checkpoint"),
+        "conversations": small.conversations(folder / "conversations"),
+    }
+
+
+def run(workspace: Workspace, **options: object) -> list[Event]:
+    return list(RECIPE.run(read_config(RECIPE, {**SMALL, **options}), workspace))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return run(small.workspace(RECIPE, folder, **inputs)), folder
+
+
+def test_the_held_out_loss_falls_and_answers_are_sampled(whole: tuple[list[Event], Path]) -> None:
+    events, folder = whole
+    curve = [value for _, value in small.curves(events)["val_loss"]]
+    assert curve[-1] < 0.6 * curve[0]
+    samples = [event for event in events if isinstance(event, Sample)]
+    assert len({sample.prompt for sample in samples}) == 2
+    assert all(sample.prompt.startswith("What is ") for sample in samples)
+    assert all(sample.data["reference"].startswith("It is ") for sample in samples)
+    manifest = Folder(folder / "checkpoint").manifest
+    assert manifest.role == "chat"
+    assert {"val_loss", "n_conversations"} <= manifest.summary.keys()
+    assert manifest.summary["n_conversations"] == 120
+
+
+def test_a_run_closed_and_resumed_is_the_undisturbed_run_to_the_bit(
+    inputs: dict[str, Path], tmp_path: Path, whole: tuple[list[Event], Path]
+) -> None:
+    told: list[Event] = []
+    for stop in (0, 8, 11, 999):
+        events = RECIPE.run(read_config(RECIPE, SMALL), small.workspace(RECIPE, tmp_path, **inputs))
+        for event in events:
+            told.append(event)
+            if isinstance(event, Metric) and event.step == stop:
+                events.close()
+                break
+    assert [event.step for event in told if isinstance(event, Resumed)] == [-1, 0, 8, 11]
+    assert small.curves(told) == small.curves(whole[0])
+    weights = [(folder / "checkpoint/model.safetensors").read_bytes() for folder in (tmp_path, whole[1])]
+    assert weights[0] == weights[1]
+
+
+def test_the_users_words_are_not_learned(inputs: dict[str, Path], tmp_path: Path) -> None:
+    # The same answer to every question: only what is learned can become cheap.
+    rows = [[("user", f"{i * 7919 % 997} {i}?"), ("assistant", "Yes.")] for i in range(100)]
+    talks = small.conversations(tmp_path / "talks", rows)
+    place = small.workspace(RECIPE, tmp_path / "out", checkpoint=inputs["checkpoint"], conversations=talks)
+    run(place, epochs=6)
+
+    import torch
+
+    from core_ml.model import checkpoint
+    from core_ml.training.loss import token_nll
+
+    model, tokenizer = checkpoint.load(tmp_path / "out/checkpoint", "cpu")
+    ids, mask = tokenizer.conversation(
+        [{"role": "user", "content": "31 4?"}, {"role": "assistant", "content": "Yes."}]
+    )
+    with torch.no_grad():
+        nll = token_nll(model, torch.tensor([ids]))[0]
+    learned = torch.tensor(mask[1:]).bool()
+    assert nll[learned].mean() < 0.2
+    assert nll[~learned].mean() > 2.0
+
+
+def test_what_does_not_fit_is_cut_and_told(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rows = [[("user", f"Say {i}."), ("assistant", f"{i} " * (60 if i == 3 else 1))] for i in range(20)]
+    talks = small.conversations(tmp_path / "talks", rows)
+    place = small.workspace(RECIPE, tmp_path / "out", checkpoint=inputs["checkpoint"], conversations=talks)
+    logs = [event for event in run(place, epochs=1) if isinstance(event, Log)]
+    assert "1 conversations were cut at 96 tokens" in logs[0].message
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "no rows"),
+        ([[("user", "Hello?")]] * 5, "0 conversations have an answer"),
+        ([[("user", "Hello?"), ("narrator", "…")]], "'narrator'"),
+        ([[]], "conversation 1 has no messages"),
+    ],
+)
+def test_conversations_that_cannot_be_learned_from_are_told(
+    inputs: dict[str, Path], tmp_path: Path, rows: list[list[tuple[str, str]]], told: str
+) -> None:
+    talks = small.conversations(tmp_path / "talks", rows)
+    place = small.workspace(RECIPE, tmp_path / "out", checkpoint=inputs["checkpoint"], conversations=talks)
+    with pytest.raises(UserError, match=told):
+        run(place)
+
+
+def test_inputs_that_do_not_fit_are_refused_by_name(inputs: dict[str, Path], tmp_path: Path) -> None:
+    documents = small.documents(tmp_path / "documents")
+    with pytest.raises(UserError, match="form conversations") as caught:
+        read_inputs(RECIPE, {"checkpoint": [inputs["checkpoint"]], "conversations": [documents]})
+    assert caught.value.field == "conversations"
+    damaged = small.checkpoint_artifact(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match="is damaged"):
+        read_inputs(RECIPE, {"checkpoint": [damaged], "conversations": [inputs["conversations"]]})

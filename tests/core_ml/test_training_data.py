@@ -1,0 +1,213 @@
+"""Documents to shards, shards to batches, and the models that only count."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core_ml.errors import UserError
+from core_ml.training import packing, split
+from core_ml.training.baselines import NGrams, count
+from core_ml.training.conversations import ByLength, Conversations, cut, encode
+from core_ml.training.packing import Batches, Tokens, pack
+from tests.core_ml import small
+
+
+def packed(folder: Path, texts: list[str] | None = None, val_share: float = 0.1) -> Path:
+    path = small.documents(folder / "documents", texts)
+    list(pack([path / "documents-00000.parquet"], small.tokenizer(), folder / "tokens", val_share))
+    return folder / "tokens"
+
+
+def test_every_document_stands_on_one_side_after_its_bos(tmp_path: Path) -> None:
+    folder, tokenizer = packed(tmp_path), small.tokenizer()
+    texts = []
+    for side in ("train", "val"):
+        tokens = Tokens(folder, side)
+        ids = np.concatenate(tokens.shards)
+        assert ids.dtype == np.uint16 and ids[0] == tokenizer.bos_id
+        starts = np.fromfile(folder / f"{side}-00000.idx", dtype="<u8")
+        assert starts.tolist() == np.flatnonzero(ids == tokenizer.bos_id).tolist()
+        texts += [tokenizer.decode(document) for document in np.split(ids, starts[1:].astype(int))]
+        assert sum(len(text.encode()) for text in texts[-len(starts) :]) == tokens.n_bytes
+    import pyarrow.parquet as pq
+
+    wanted = pq.read_table(tmp_path / "documents/documents-00000.parquet")["text"].to_pylist()
+    assert Counter(texts) == Counter(wanted)
+
+
+def test_large_vocabularies_take_four_bytes_a_token() -> None:
+    writer = packing._ShardWriter(Path(), "x", np.dtype("<u4"))
+    writer.add([70_000, 1], 2)
+    assert writer.buffer[0].tolist() == [70_000, 1]
+
+
+def test_shards_are_cut_between_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 200)
+    tokens = Tokens(packed(tmp_path), "train")
+    assert len(tokens.shards) > 3
+    assert all(shard[0] == small.tokenizer().bos_id for shard in tokens.shards)
+    batches = Batches(tokens, 16, 3, seed=0)
+    assert batches.total == sum(max(1, (len(shard) - 1) // 16 - 1) for shard in tokens.shards)
+
+
+def test_an_epoch_holds_every_window_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    tokens = Tokens(packed(tmp_path), "train")
+    batches = Batches(tokens, 16, 1, seed=3)
+    n = batches.total
+    epochs = [[batches.batch(step).tobytes() for step in range(e * n + 1, (e + 1) * n + 1)] for e in range(2)]
+    ids = np.asarray(tokens.shards[0], dtype=np.int64)
+    offset = next(o for o in range(17) if ids[o : o + 17].tobytes() in epochs[0])
+    windows = [ids[offset + 16 * k : offset + 16 * k + 17].tobytes() for k in range(n)]
+    assert Counter(epochs[0]) == Counter(windows)
+    assert epochs[0] != windows and epochs[0] != epochs[1]
+
+
+def test_a_batch_follows_from_seed_and_step_alone(tmp_path: Path) -> None:
+    tokens = Tokens(packed(tmp_path), "train")
+    forward = [Batches(tokens, 16, 5, seed=1).batch(step) for step in (1, 40, 2)]
+    batches = Batches(tokens, 16, 5, seed=1)
+    assert np.array_equal(forward[1], batches.batch(40))
+    assert np.array_equal(forward[0], batches.batch(1))
+    assert not np.array_equal(forward[0], Batches(tokens, 16, 5, seed=2).batch(1))
+    assert forward[0].shape == (5, 17) and forward[0].dtype == np.int64
+
+
+def test_windows_longer_than_the_text_are_refused(tmp_path: Path) -> None:
+    tokens = Tokens(packed(tmp_path), "train")
+    with pytest.raises(UserError, match="choose a smaller seq_len") as caught:
+        Batches(tokens, tokens.n_tokens, 1, seed=0)
+    assert caught.value.field == "seq_len"
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [([], "are empty"), (["The only one."], "none is left for training|none is left for validation")],
+)
+def test_too_few_documents_are_told(tmp_path: Path, texts: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        packed(tmp_path, texts)
+    assert caught.value.field == "documents"
+
+
+def test_a_damaged_file_of_documents_is_named(tmp_path: Path) -> None:
+    (tmp_path / "documents-00000.parquet").write_bytes(b"PAR1 no, it is not")
+    with pytest.raises(UserError, match=r"documents-00000\.parquet is damaged"):
+        packing.check([tmp_path / "documents-00000.parquet"])
+
+
+def test_validation_takes_whole_hosts_whatever_else_the_corpus_holds() -> None:
+    documents = [(f"https://host{i % 40}.example/{i}", str(i), 100) for i in range(400)]
+    chosen = split.choose(documents, 0.1)
+    assert chosen.level == "host"
+    sides = {url.split("/")[2]: chosen.is_validation(url, id) for url, id, _ in documents}
+    assert all(sides[url.split("/")[2]] == chosen.is_validation(url, id) for url, id, _ in documents)
+    assert sum(sides.values()) == 4  # of 40 hosts of one size
+    assert split.choose(reversed(documents), 0.1) == chosen
+
+
+def test_a_corpus_of_one_host_is_split_by_page() -> None:
+    pages = [(f"http://localhost/mod{i % 50}.part{i}.html", str(i), 100) for i in range(200)]
+    chosen = split.choose(pages, 0.1)
+    assert chosen.level == "page" and chosen.chosen is not None and len(chosen.chosen) == 5
+    assert chosen.is_validation("http://localhost/mod7.x.html", "a") == chosen.is_validation(
+        "http://localhost/mod7.html", "b"
+    )
+
+
+@pytest.mark.parametrize("url", ["", "http://[", "no address"])
+def test_documents_without_an_address_are_split_one_by_one(url: str) -> None:
+    chosen = split.choose([(url, str(i), 100) for i in range(30)], 0.1)
+    assert sum(chosen.is_validation(url, str(i)) for i in range(30)) == 3
+
+
+def test_more_groups_than_fit_in_memory_are_split_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "MAX_KEYS", 100)
+    chosen = split.choose(((f"https://h{i}.example/", str(i), 1) for i in range(3000)), 0.1)
+    assert chosen.chosen is None
+    share = sum(chosen.is_validation(f"https://h{i}.example/", "") for i in range(3000)) / 3000
+    assert share == pytest.approx(0.1, abs=0.02)
+
+
+def test_unigram_and_bigram_are_what_counting_by_hand_gives() -> None:
+    ngrams = NGrams(4)
+    ngrams.add(np.array([0, 1, 0, 1, 0, 2]))
+    # Unigram, add-one: token 1 was seen 2 times of 6, so (2 + 1) / (6 + 4); token 3 never, so 1 / 10.
+    # After 0 stood 1 twice and 2 once: 3 followers of 2 kinds. So P(1 | 0) = (2 + 2 · 0.3) / (3 + 2) = 0.52,
+    # P(3 | 0) = (0 + 2 · 0.1) / 5 = 0.04, and after 3, never seen, the unigram holds.
+    unigram, bigram = ngrams.nll(np.array([[0, 1], [0, 3], [3, 1]]))
+    assert unigram == pytest.approx(-math.log(0.3 * 0.1 * 0.3))
+    assert bigram == pytest.approx(-math.log(0.52 * 0.04 * 0.3))
+
+
+def test_counting_in_chunks_is_counting_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = Tokens(packed(tmp_path), "train")
+    ids = np.asarray(tokens.shards[0]).tolist()
+    monkeypatch.setattr("core_ml.training.baselines.CHUNK", 100)
+    *_, ngrams = count(tokens, 320)
+    pairs = Counter(a * 320 + b for a, b in pairwise(ids))
+    assert dict(zip(ngrams.pairs.tolist(), ngrams.counts.tolist(), strict=True)) == pairs
+    assert {i: n for i, n in enumerate(ngrams.unigrams.tolist()) if n} == Counter(ids)
+
+
+def test_the_bigram_probabilities_of_all_followers_sum_to_one(tmp_path: Path) -> None:
+    *_, ngrams = count(Tokens(packed(tmp_path), "train"), 320)
+    for context in (0, 5, 300):
+        windows = np.array([[context, token] for token in range(320)])
+        total = sum(math.exp(-ngrams.nll(windows[k : k + 1])[1]) for k in range(320))
+        assert total == pytest.approx(1.0)
+
+
+def encoded(folder: Path, max_seq_len: int = 64) -> Conversations:
+    from core_ml.artifact import Folder
+    from core_ml.tasks.rows import read_rows
+
+    dataset = Folder(small.conversations(folder / "data"))
+    rows = read_rows(dataset, ["messages"], input="conversations")
+    list(encode(rows, small.tokenizer(), folder / "rows", max_seq_len, 0.1))
+    return Conversations(folder / "rows")
+
+
+def test_no_question_stands_on_both_sides(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    assert found.n == 120 and 3 < len(found.val) < 30
+    decode = small.tokenizer().decode
+    questions = [{decode(found.row(i)[0]) for i in side} for side in (found.train, found.val)]
+    assert len(found.train) + len(found.val) == 120 and not questions[0] & questions[1]
+
+
+def test_a_padded_batch_learns_what_its_rows_learn(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    ids, mask = found.pad(found.train[:5])
+    for place, number in enumerate(found.train[:5]):
+        row_ids, row_mask = found.row(number)
+        assert ids[place, : len(row_ids)].tolist() == row_ids.tolist()
+        assert mask[place].tolist() == [
+            *row_mask.astype(bool).tolist(),
+            *[False] * (ids.size(1) - len(row_ids)),
+        ]
+
+
+def test_an_epoch_of_conversations_holds_each_once_within_the_budget(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    batches = ByLength(found, 200, epochs=2, seed=0)
+    sizes = [batches.batch(step)[0] for step in range(1, batches.steps + 1)]
+    assert all(ids.numel() <= 200 for ids in sizes)
+    assert sum(len(ids) for ids in sizes) == 2 * len(found.train)
+    again = ByLength(found, 200, epochs=2, seed=0)
+    assert again.batch(batches.steps)[0].tolist() == sizes[-1].tolist()
+
+
+def test_a_row_longer_than_the_budget_stands_alone() -> None:
+    assert [b.tolist() for b in cut(np.arange(4), np.array([3, 3, 20, 21]), 10)] == [[0, 1], [2], [3]]
+
+
+def test_long_conversations_are_cut_and_those_left_without_an_answer_skipped(tmp_path: Path) -> None:
+    whole = encoded(tmp_path / "a")
+    shorter = encoded(tmp_path / "b", int(whole.lengths.max()) - 3)
+    assert shorter.n_cut > 0 and shorter.n_skipped == 0
+    with pytest.raises(UserError, match="at least 2 are needed"):
+        encoded(tmp_path / "c", 8)
