@@ -72,6 +72,8 @@ def _database(url: str | None) -> dict[str, Any]:
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": LAB_HOME / "lab.sqlite3",
+            # A file, as in life: threads that share a database in memory do not wait for each other's locks.
+            "TEST": {"NAME": LAB_HOME / "test.sqlite3"},
             "OPTIONS": {
                 # Without IMMEDIATE, a transaction that reads and then writes fails as soon as two meet.
                 "transaction_mode": "IMMEDIATE",

@@ -1,9 +1,10 @@
 """Labelling: projects for researchers; next, ranking, skip and undo for labelers."""
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Router, Schema, Status
 from pydantic import Field
@@ -198,6 +199,15 @@ def delete_project(request: HttpRequest, id: Number) -> Status:
 def project_agreement(request: HttpRequest, id: Number) -> dict[str, Any]:
     """How often two labelers put two answers in the same order, with an interval, and where they differ."""
     return queries.agreement(_project(id))
+
+
+@router.get("/projects/{id}/export", response=answers(None))
+def download_rankings(request: HttpRequest, id: Number) -> HttpResponse:
+    """What has been ranked so far as JSONL, without making a dataset of it."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in services.rows(_project(id))]
+    answer = HttpResponse("".join(lines), content_type="application/x-ndjson")
+    answer["Content-Disposition"] = f'attachment; filename="rankings-{id}.jsonl"'
+    return answer
 
 
 @router.post("/projects/{id}/export", response=answers(DatasetOut, 201))

@@ -287,11 +287,7 @@ def delete_project(project: Project) -> None:
 
 def export(project: Project, account: Account | None = None) -> Artifact:
     """The project's rankings as a dataset. Raises Conflict when there are none yet."""
-    rankings = list(
-        Ranking.objects.filter(group__project=project)
-        .select_related("group", "labeler")
-        .order_by("group__index", "id")
-    )
+    rankings = _rankings(project)
     if not rankings:
         raise Conflict("nothing has been ranked in this project yet: there is nothing to export")
     uid = new_uid()
@@ -316,6 +312,16 @@ def export(project: Project, account: Account | None = None) -> Artifact:
         writer.discard()
         raise
     return artifacts.adopt(writer.target)
+
+
+def rows(project: Project) -> list[dict[str, Any]]:
+    """The project's rankings as an export lays them out."""
+    return [_ranking_row(ranking) for ranking in _rankings(project)]
+
+
+def _rankings(project: Project) -> list[Ranking]:
+    found = Ranking.objects.filter(group__project=project).select_related("group", "labeler")
+    return list(found.order_by("group__index", "id"))
 
 
 def _ranking_row(ranking: Ranking) -> dict[str, Any]:

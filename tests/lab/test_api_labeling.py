@@ -1,0 +1,133 @@
+"""Labelling over the API, as a labeler's browser and a researcher's program use it."""
+
+import pytest
+
+from lab.models import Group, Ranking
+from lab.services import labeling as services
+from tests.lab import making
+
+pytestmark = pytest.mark.django_db
+PROJECTS = "/api/v1/labeling/projects"
+ORDER = [[2], [0, 3], [1]]
+
+
+@pytest.fixture
+def project(tmp_home):
+    return services.create_project("p", making.rollouts(), "short ones first")
+
+
+def test_a_researcher_makes_a_project_and_reads_its_progress(api, tmp_home):
+    source = making.rollouts()
+    answer = api().post(PROJECTS, {"name": "style", "source": source.pk, "rankings_per_group": 2})
+    assert answer.status_code == 201
+    project = api().get(f"{PROJECTS}/{answer.json()['id']}").json()
+    assert (project["groups"], project["wanted"], project["rankings"]) == (3, 6, 0)
+    assert project["flags"][0] == "untrue"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"source": "nothing"}, "source"),
+        ({"name": ""}, "name"),
+        ({"rankings_per_group": 0}, "rankings_per_group"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_bad_project_is_told_by_field(api, tmp_home, change, field):
+    body = {"name": "style", "source": making.rollouts().pk} | change
+    answer = api().post(PROJECTS, body)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+def test_a_labeler_ranks_skips_and_takes_back(api, project):
+    lea = api("labeler", "lea")
+    task = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+    assert sorted(task["completions"]) == sorted(making.FOUR)
+    assert "metadata" not in task
+    handed = lea.post(
+        f"/api/v1/labeling/tasks/{task['id']}/ranking",
+        {"order": ORDER, "flags": {"1": ["untrue"]}, "seconds": 2.5},
+    )
+    assert handed.status_code == 201
+    second = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+    assert (second["mine"], second["rankings"], second["wanted"]) == (1, 1, 3)
+    assert lea.post(f"/api/v1/labeling/tasks/{second['id']}/skip").status_code == 204
+    undone = lea.post(f"{PROJECTS}/{project.pk}/undo").json()
+    assert (undone["id"], undone["order"], undone["flags"]) == (task["id"], ORDER, {"1": ["untrue"]})
+    assert not Ranking.objects.exists()
+
+
+def test_nothing_left_is_204(api, project):
+    lea = api("labeler", "lea")
+    for _ in range(3):
+        task = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+        lea.post(f"/api/v1/labeling/tasks/{task['id']}/ranking", {"order": ORDER})
+    assert lea.post(f"{PROJECTS}/{project.pk}/next").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"order": [[0], [1], [2]]},
+        {"order": "best"},
+        {"order": [[0], [1], [2], [-1]]},
+        {"order": [[0], [1], [2], [3]], "seconds": -1},
+        {"order": [[0], [1], [2], [3]], "flags": {"0": ["ugly"]}},
+        {"order": [[True], [1], [2], [3]]},
+    ],
+)
+def test_a_bad_ranking_is_422_and_stores_nothing(api, project, body):
+    lea = api("labeler", "lea")
+    task = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+    assert lea.post(f"/api/v1/labeling/tasks/{task['id']}/ranking", body).status_code == 422
+    assert not Ranking.objects.exists()
+
+
+def test_a_task_of_somebody_else_is_409_and_an_unknown_one_404(api, project):
+    task = api("labeler", "lea").post(f"{PROJECTS}/{project.pk}/next").json()
+    other = api("labeler", "lou")
+    assert other.post(f"/api/v1/labeling/tasks/{task['id']}/ranking", {"order": ORDER}).status_code == 409
+    assert other.post("/api/v1/labeling/tasks/999999/ranking", {"order": ORDER}).status_code == 404
+    assert other.post(f"{PROJECTS}/999999/next").status_code == 404
+
+
+def test_strangers_get_401_and_labelers_only_what_they_need(api, project):
+    one = f"{PROJECTS}/{project.pk}"
+    for path in (f"{one}/next", f"{one}/undo", f"/api/v1/labeling/tasks/{Group.objects.first().pk}/ranking"):
+        assert api(None).post(path, {}).status_code == 401
+    labeler = api("labeler")
+    assert labeler.get(PROJECTS).json()["count"] == 1
+    assert labeler.get(one).status_code == 403
+    assert labeler.get(f"{one}/agreement").status_code == 403
+    assert labeler.post(f"{one}/export").status_code == 403
+    assert labeler.post(PROJECTS, {"name": "x", "source": "y"}).status_code == 403
+
+
+def test_a_closed_project_is_out_of_a_labelers_sight(api, project):
+    assert api().post(f"{PROJECTS}/{project.pk}/close").json()["closed"]
+    assert api("labeler").get(PROJECTS).json()["count"] == 0
+    assert api("labeler").post(f"{PROJECTS}/{project.pk}/next").status_code == 204
+    assert api().post(f"{PROJECTS}/{project.pk}/reopen").json()["closed"] is None
+
+
+def test_agreement_and_export(api, project):
+    assert api().get(f"{PROJECTS}/{project.pk}/agreement").json()["agreement"] is None
+    assert api().post(f"{PROJECTS}/{project.pk}/export").status_code == 409
+    task = api("labeler").post(f"{PROJECTS}/{project.pk}/next").json()
+    api("labeler").post(f"/api/v1/labeling/tasks/{task['id']}/ranking", {"order": ORDER})
+    made = api().post(f"{PROJECTS}/{project.pk}/export")
+    assert made.status_code == 201
+    assert made.json()["form"] == "rankings"
+    rows = api().get(f"/api/v1/datasets/{made.json()['id']}/rows").json()
+    assert rows["items"][0]["order"] == ORDER
+    lines = api().get(f"{PROJECTS}/{project.pk}/export")
+    assert lines["Content-Type"] == "application/x-ndjson"
+    assert lines.content.count(b"\n") == 1
+
+
+def test_a_project_is_deleted_with_its_rankings(api, project):
+    assert api().delete(f"{PROJECTS}/{project.pk}").status_code == 204
+    assert api().get(f"{PROJECTS}/{project.pk}").status_code == 404

@@ -1,0 +1,311 @@
+"""The labelling services and queries: leases, rankings, agreement and export."""
+
+import json
+from datetime import timedelta
+from threading import Barrier, Thread
+
+import pyarrow.parquet as pq
+import pytest
+from django.db import connection
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.errors import Conflict, Invalid
+from lab.models import Lease, Ranking
+from lab.queries import artifacts as artifact_queries
+from lab.queries import labeling as queries
+from lab.services import accounts, artifacts
+from lab.services import labeling as services
+from tests.lab import making
+
+pytestmark = pytest.mark.django_db
+BEST_FIRST = [[0], [1], [2], [3]]
+
+
+@pytest.fixture
+def project(tmp_home):
+    return services.create_project("p", making.rollouts(), "short ones first")
+
+
+@pytest.fixture
+def lea(account):
+    return account("labeler", "lea")
+
+
+@pytest.fixture
+def lou(account):
+    return account("labeler", "lou")
+
+
+def rank(project, account, order=BEST_FIRST, **more):
+    group = services.next_group(project, account)
+    return services.hand_in(group, account, order, **more)
+
+
+def test_answers_are_shuffled_once_and_the_same_for_everybody(project):
+    orders = [group.completions for group in project.groups.all()]
+    assert all(sorted(order) == sorted(making.FOUR) for order in orders)
+    # Three draws of 24 orders each: all three equal to the file's would come once in 13,824.
+    assert orders != [making.FOUR] * 3
+    for group in project.groups.all():
+        assert [making.FOUR[place] for place in group.metadata["places"]] == group.completions
+
+
+def test_equal_answers_are_shown_once_and_groups_without_a_choice_are_left_out(tmp_home):
+    rows = [
+        {"group_id": "a", "prompt": "p", "completions": ["x", "x", "y"]},
+        {"group_id": "b", "prompt": "q", "completions": ["x", "x"]},
+    ]
+    project = services.create_project("p", making.dataset("rollouts", rows))
+    assert [sorted(group.completions) for group in project.groups.all()] == [["x", "y"]]
+
+
+def test_a_project_needs_rollouts_with_a_choice(tmp_home):
+    prompts = making.dataset("prompts", [{"prompt": "p"}], uid="00001111")
+    same = making.rollouts(completions=["x", "x"], uid="00002222")
+    for source in (prompts, same):
+        with pytest.raises(Invalid) as caught:
+            services.create_project("p", source)
+        assert caught.value.errors[0].field == "source"
+    with pytest.raises(Invalid) as caught:
+        services.create_project(" ", same, rankings_per_group=11)
+    assert [error.field for error in caught.value.errors] == ["name", "rankings_per_group"]
+
+
+def test_a_nul_that_a_model_wrote_is_shown_as_a_replacement_character(tmp_home):
+    project = services.create_project("p", making.rollouts(1, ["a\0", "b"]))
+    assert sorted(project.groups.get().completions) == ["a\ufffd", "b"]
+
+
+def test_a_labeler_keeps_the_same_group_until_it_is_ranked(project, lea):
+    first = services.next_group(project, lea)
+    assert services.next_group(project, lea) == first
+    services.hand_in(first, lea, BEST_FIRST)
+    assert services.next_group(project, lea) != first
+
+
+def test_two_labelers_never_hold_the_same_group(project, lea, lou):
+    assert services.next_group(project, lea) != services.next_group(project, lou)
+    rank(project, lea)
+    rank(project, lou)
+    rank(project, lea)
+    assert services.next_group(project, lea) is None
+    assert services.next_group(project, lou) is None
+
+
+def test_a_project_that_wants_two_rankings_gives_each_group_to_two_labelers(tmp_home, lea, lou, account):
+    project = services.create_project("p", making.rollouts(1), rankings_per_group=2)
+    third = account("labeler", "third")
+    assert services.next_group(project, lea) == services.next_group(project, lou)
+    assert services.next_group(project, third) is None
+    rank(project, lea)
+    assert services.next_group(project, lea) is None
+    assert services.next_group(project, third) is None
+    rank(project, lou)
+    assert services.next_group(project, third) is None
+
+
+def test_an_expired_lease_goes_to_the_next_labeler(project, lea, lou):
+    held = services.next_group(project, lea)
+    Lease.objects.update(expires=timezone.now() - timedelta(seconds=1))
+    assert services.next_group(project, lou) == held
+    with pytest.raises(Conflict, match="somebody else"):
+        services.hand_in(held, lea, BEST_FIRST)
+
+
+def test_a_late_ranking_counts_when_nobody_else_has_the_group(project, lea):
+    held = services.next_group(project, lea)
+    Lease.objects.update(expires=timezone.now() - timedelta(seconds=1))
+    assert services.hand_in(held, lea, BEST_FIRST).group == held
+
+
+def test_what_is_not_leased_cannot_be_ranked_or_skipped(project, lea):
+    group = project.groups.first()
+    with pytest.raises(Conflict):
+        services.hand_in(group, lea, BEST_FIRST)
+    with pytest.raises(Conflict):
+        services.skip(group, lea)
+
+
+def test_a_group_is_ranked_once_by_a_labeler(project, lea):
+    ranking = rank(project, lea)
+    with pytest.raises(Conflict, match="already"):
+        services.hand_in(ranking.group, lea, BEST_FIRST)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"order": [[0], [1], [2]]}, "order"),
+        ({"order": [[0], [1], [2], [3], [3]]}, "order"),
+        ({"order": [[0], [1], [2], [4]]}, "order"),
+        ({"order": [[0], [], [1], [2], [3]]}, "order"),
+        ({"order": []}, "order"),
+        ({"flags": {"4": ["untrue"]}}, "flags"),
+        ({"flags": {"0": ["ugly"]}}, "flags"),
+        ({"seconds": -1}, "seconds"),
+        ({"seconds": float("nan")}, "seconds"),
+        ({"seconds": 1e9}, "seconds"),
+    ],
+)
+def test_a_ranking_that_does_not_hold_together_is_told_by_field(project, lea, given, field):
+    group = services.next_group(project, lea)
+    with pytest.raises(Invalid) as caught:
+        services.hand_in(group, lea, **{"order": BEST_FIRST, **given})
+    assert [error.field for error in caught.value.errors] == [field]
+    assert not Ranking.objects.exists()
+
+
+def test_ties_flags_and_all_bad_are_kept(project, lea):
+    ranking = rank(
+        project, lea, [[2], [0, 3], [1]], all_bad=True, flags={"1": ["untrue", "untrue"], "2": []}, seconds=3
+    )
+    ranking.refresh_from_db()
+    assert (ranking.order, ranking.all_bad, ranking.flags) == ([[2], [0, 3], [1]], True, {"1": ["untrue"]})
+
+
+def test_a_skipped_group_does_not_come_back_to_the_one_who_skipped_it(project, lea, lou):
+    skipped = services.next_group(project, lea)
+    services.skip(skipped, lea)
+    assert services.next_group(project, lea) != skipped
+    assert services.next_group(project, lou) == skipped
+
+
+def test_undo_gives_the_last_group_back_with_what_was_ranked(project, lea, lou):
+    first = rank(project, lea)
+    second = rank(project, lea, [[3], [2], [1], [0]])
+    at_hand = services.next_group(project, lea)
+    undone = services.undo(project, lea)
+    assert (undone.group, undone.order) == (second.group, [[3], [2], [1], [0]])
+    assert services.next_group(project, lea) == second.group
+    assert services.next_group(project, lou) == at_hand
+    services.undo(project, lea)
+    assert services.next_group(project, lea) == first.group
+    with pytest.raises(Conflict):
+        services.undo(project, lea)
+
+
+def test_a_closed_project_takes_nothing_more_until_it_is_opened_again(project, lea):
+    group = services.next_group(project, lea)
+    services.close(project)
+    assert services.next_group(project, lea) is None
+    with pytest.raises(Conflict):
+        services.hand_in(group, lea, BEST_FIRST)
+    services.reopen(project)
+    assert services.next_group(project, lea) == group
+
+
+@pytest.mark.django_db(transaction=True)
+def test_labelers_who_ask_in_the_same_instant_get_different_groups(tmp_home, account):
+    project = services.create_project("p", making.rollouts(4))
+    labelers = [account("labeler", f"l{i}") for i in range(4)]
+    barrier, got = Barrier(4), []
+
+    def ask(labeler):
+        try:
+            barrier.wait()
+            got.append(services.next_group(project, labeler).pk)
+        finally:
+            connection.close()
+
+    threads = [Thread(target=ask, args=[labeler]) for labeler in labelers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == sorted(project.groups.values_list("pk", flat=True))
+
+
+def test_progress_counts_people_and_programs(project, lea):
+    robot = accounts.simulated_labeler()
+    rank(project, lea, seconds=4)
+    rank(project, robot)
+    services.next_group(project, lea)
+    told = queries.progress(project)
+    assert {key: told[key] for key in ("groups", "ranked", "rankings", "wanted", "simulated", "leased")} == {
+        "groups": 3,
+        "ranked": 2,
+        "rankings": 2,
+        "wanted": 3,
+        "simulated": 1,
+        "leased": 1,
+    }
+    parts = {part["labeler"]: part for part in told["labelers"]}
+    assert parts["lea"]["median_seconds"] == 4
+    assert parts["simulated"]["simulated"]
+
+
+def test_pairs_and_tau_b_of_two_orders_by_hand():
+    # The second swaps the last two of four: 5 of 6 pairs agree, tau = (5 - 1) / 6.
+    assert queries.compare(BEST_FIRST, [[0], [1], [3], [2]]) == (5, 1, pytest.approx(4 / 6, abs=1e-6))
+    assert queries.compare(BEST_FIRST, [[3], [2], [1], [0]]) == (0, 6, -1)
+    # A tie of two leaves 5 ordered pairs on that side: tau-b = 5 / sqrt(6 · 5).
+    assert queries.compare(BEST_FIRST, [[0], [1], [2, 3]]) == (5, 0, pytest.approx(5 / 30**0.5, abs=1e-6))
+    assert queries.compare(BEST_FIRST, [[0, 1, 2, 3]]) == (0, 0, None)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=8), st.data())
+def test_tau_b_agrees_with_pandas(a, data):
+    pandas = pytest.importorskip("pandas")
+    b = data.draw(st.lists(st.integers(0, 4), min_size=len(a), max_size=len(a)))
+
+    def order(ranks):
+        return [[i for i, rank in enumerate(ranks) if rank == value] for value in sorted(set(ranks))]
+
+    same, opposite, tau = queries.compare(order(a), order(b))
+    sign = pandas.Series(a)
+    pairs = [(x, y) for x in range(len(a)) for y in range(x)]
+    products = [(sign[x] - sign[y]) * (b[x] - b[y]) for x, y in pairs]
+    assert (same, opposite) == (sum(p > 0 for p in products), sum(p < 0 for p in products))
+    if tau is not None:
+        # The Pearson correlation of the signs of all ordered pairs is tau-b.
+        both = [(x, y) for x in range(len(a)) for y in range(len(a)) if x != y]
+        left = pandas.Series([(a[x] > a[y]) - (a[x] < a[y]) for x, y in both], dtype=float)
+        right = pandas.Series([(b[x] > b[y]) - (b[x] < b[y]) for x, y in both], dtype=float)
+        assert tau == pytest.approx(left.corr(right), abs=1e-5)
+
+
+def test_agreement_counts_only_groups_that_two_have_ranked(tmp_home, lea, lou):
+    project = services.create_project("p", making.rollouts(3), rankings_per_group=2)
+    for _ in range(3):
+        rank(project, lea)
+    rank(project, lou)
+    rank(project, lou, [[0], [1], [3], [2]])
+    told = queries.agreement(project)
+    # 6 of 6 pairs and 5 of 6; tau-b 1 and 4/6.
+    assert (told["groups"], told["pairs"]) == (2, 12)
+    assert told["agreement"] == pytest.approx(11 / 12)
+    assert told["tau_b"] == pytest.approx(10 / 12, abs=1e-6)
+    assert told["low"] == pytest.approx(5 / 6) and told["high"] == 1
+    assert told["between"][0]["labelers"] == ["lea", "lou"]
+    assert [dispute["tau_b"] for dispute in told["disputes"]] == [pytest.approx(4 / 6, abs=1e-6)]
+
+
+def test_nothing_ranked_twice_has_no_agreement(project, lea):
+    rank(project, lea)
+    told = queries.agreement(project)
+    assert (told["agreement"], told["tau_b"], told["pairs"]) == (None, None, 0)
+
+
+def test_the_export_is_an_artifact_like_any_other(project, lea):
+    robot = accounts.simulated_labeler()
+    rank(project, lea, [[1], [0, 2], [3]], flags={"3": ["nonsense"]}, seconds=2.5)
+    rank(project, robot)
+    artifact = services.export(project, lea)
+    folder = artifact_queries.path(artifact)
+    rows = pq.read_table(folder / "rankings.parquet").to_pylist()
+    assert [row["simulated"] for row in rows] == [False, True]
+    assert rows[0]["order"] == [[1], [0, 2], [3]]
+    assert json.loads(rows[0]["flags"]) == {"3": ["nonsense"]}
+    assert json.loads(rows[0]["metadata"])["task"] == "add"
+    assert rows[0]["group_id"] == "g0"
+    # 6 pairs less the tie, and 6.
+    assert artifact.summary["pairs"] == 11
+    assert artifact.manifest["origin"]["inputs"] == {"rollouts": [project.source_id]}
+    assert artifacts.reindex() == {"artifacts": 2, "runs": 0, "inputs": 0, "damaged": 0}
+
+
+def test_nothing_ranked_cannot_be_exported(project, lea):
+    with pytest.raises(Conflict):
+        services.export(project, lea)
