@@ -32,5 +32,7 @@ def setting(
         title: the label; by default the field's own name.
         bounds: `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern`.
     """
-    extra = {key: value for key, value in {"unit": unit, "group": group}.items() if value is not None}
+    extra: dict[str, Any] = {
+        key: value for key, value in {"unit": unit, "group": group}.items() if value is not None
+    }
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)

@@ -66,6 +66,8 @@ class Task(Schema):
     index: int
     prompt: str
     completions: list[str]
+    cut_off: list[bool]
+    """By answer: whether the model was stopped at its limit instead of ending by itself."""
     mine: int
     rankings: int
     wanted: int
@@ -148,6 +150,7 @@ def _task(group: Group, request: Any) -> dict[str, Any]:
         "index": group.index,
         "prompt": group.prompt,
         "completions": group.completions,
+        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
         **queries.own_progress(group.project, request.user),
     }
 

@@ -88,10 +88,14 @@ def create_project(
     return project
 
 
+COLUMNS = ("group_id", "prompt", "completions", "ended", "metadata")
+
+
 def _rollouts(folder: Path) -> Iterator[dict[str, Any]]:
     for path in Folder(folder).files(".parquet"):
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH, columns=["group_id", "prompt", "completions", "metadata"]):
+            columns = [name for name in COLUMNS if name in file.schema_arrow.names]
+            for batch in file.iter_batches(BATCH, columns=columns):
                 yield from batch.to_pylist()
 
 
@@ -112,6 +116,7 @@ def _groups(project: Project, rows: Iterator[dict[str, Any]]) -> Iterator[Group]
             metadata={
                 "group_id": str(row["group_id"]),
                 "places": places,
+                "cut_off": [not row["ended"][place] for place in places] if row.get("ended") else None,
                 "metadata": json.loads(row["metadata"] or "{}"),
             },
         )

@@ -31,8 +31,8 @@ def append(run: Run, points: Iterable[tuple[int, dict[str, float]]]) -> None:
             steps.append(step)
             numbers.append(value)
     for name, (steps, numbers) in columns.items():
-        values = np.asarray(numbers, VALUE)
-        _append(run, name, 0, (np.asarray(steps, STEP), values, values))
+        column = np.asarray(numbers, VALUE)
+        _append(run, name, 0, (np.asarray(steps, STEP), column, column))
 
 
 def _append(run: Run, name: str, level: int, new: Points) -> None:

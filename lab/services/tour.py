@@ -5,6 +5,7 @@ the sweep, makes what lies between. Each step is one transaction that begins wit
 tour's stage, so that two sweeps at a time make it once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
@@ -72,19 +73,23 @@ def _inputs(kind: str, made: dict[str, Run]) -> dict[str, Any]:
     def of(kind: str, output: str) -> dict[str, Any]:
         return {"run": made[kind].pk, "output": output}
 
-    return {
-        "crawl": lambda: {},
-        "conversations": lambda: {},
+    wanted: dict[str, Callable[[], dict[str, Any]]] = {
         "tokenizer": lambda: {
             "documents": of("crawl", "documents"),
             "conversations": of("conversations", "conversations"),
         },
-        "pretrain": lambda: {"documents": of("crawl", "documents"), "tokenizer": of("tokenizer", "tokenizer")},
+        "pretrain": lambda: {
+            "documents": of("crawl", "documents"),
+            "tokenizer": of("tokenizer", "tokenizer"),
+        },
         "sft": lambda: {
             "checkpoint": of("pretrain", "checkpoint"),
             "conversations": of("conversations", "conversations"),
         },
-        "rollouts": lambda: {"checkpoint": of("sft", "checkpoint"), "problems": of("conversations", "problems")},
+        "rollouts": lambda: {
+            "checkpoint": of("sft", "checkpoint"),
+            "problems": of("conversations", "problems"),
+        },
         "rlhf": lambda: {
             "checkpoint": of("sft", "checkpoint"),
             "reward": of("reward", "checkpoint"),
@@ -96,7 +101,8 @@ def _inputs(kind: str, made: dict[str, Run]) -> dict[str, Any]:
             "problems": of("conversations", "held_out"),
             "documents": of("crawl", "documents"),
         },
-    }[kind]()
+    }
+    return wanted[kind]() if kind in wanted else {}
 
 
 def advance() -> None:
@@ -105,7 +111,11 @@ def advance() -> None:
         made = {run.kind: run for run in tour.runs.all()}
         ended = next((run for run in made.values() if run.status in (FAILED, CANCELLED)), None)
         if ended is not None:
-            _end(tour, ended.status, f"{ended} {ended.status}: {(ended.error or {}).get('message', '')}".strip(": "))
+            _end(
+                tour,
+                ended.status,
+                f"{ended} {ended.status}: {(ended.error or {}).get('message', '')}".strip(": "),
+            )
         elif tour.stage == "made" and made["rollouts"].status == SUCCEEDED:
             _make_project(tour, made["rollouts"])
         elif tour.stage == "ranking":
