@@ -195,5 +195,5 @@ def _change(
     if change.low > 0:
         return f"{who}, {what} rose: {numbers}."
     if change.high < 0:
-        return f"{who}, {what} FELL: {numbers}."
-    return f"{who}, {what} did NOT change measurably: {numbers}."
+        return f"{who}, {what} fell: {numbers}."
+    return f"{who}, {what} did not change measurably: {numbers}."

@@ -77,10 +77,10 @@ def findings(shares: dict[str, Share], counts: dict[str, Any]) -> list[str]:
         f"{model.high:.0%})."
     ]
     if model.low <= 0.5:
-        said.append("That is NOT measurably better than chance: it needs more rankings.")
+        said.append("That is not measurably better than chance: it needs more rankings.")
     elif model.low <= other:
         said.append(
-            f'That is NOT measurably better than the rule "{rule}" ({other:.0%}): it may have learned little but '
+            f'That is not measurably better than the rule "{rule}" ({other:.0%}): it may have learned little but '
             "length."
         )
     else:

@@ -25,22 +25,26 @@ class Rollouts:
     ended: list[bool]
     rewards: list[float]
 
-    def measures(self) -> dict[str, float]:
-        """Means over the answers; the stated preference's only over prompts that it can judge."""
-        n = len(self.rows)
-        values = {
-            "reward": sum(self.rewards) / n,
-            "mean_tokens": sum(len(answer) for _, answer in self.rows) / n,
-            "ended": sum(self.ended) / n,
-        }
-        judged = [
+    def judged(self) -> dict[str, list[float]]:
+        """0 or 1 for each answer by criterion of the stated preference, only to prompts that it can judge."""
+        judgements = [
             judge(prompt, text, ended)
             for prompt, text, ended in zip(self.prompts, self.texts, self.ended, strict=True)
             if solve(prompt) is not None
         ]
-        if judged:
-            values |= {name: sum(getattr(j, name) for j in judged) / len(judged) for name in CRITERIA}
-        return values
+        return (
+            {name: [float(getattr(j, name)) for j in judgements] for name in CRITERIA} if judgements else {}
+        )
+
+    def measures(self) -> dict[str, float]:
+        """Means over the answers."""
+        n = len(self.rows)
+        return {
+            "reward": sum(self.rewards) / n,
+            "mean_tokens": sum(len(answer) for _, answer in self.rows) / n,
+            "ended": sum(self.ended) / n,
+            **{name: sum(values) / len(values) for name, values in self.judged().items()},
+        }
 
 
 def practise(

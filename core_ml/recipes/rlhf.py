@@ -25,7 +25,7 @@ class RlhfConfig(RecipeConfig):
         6, "Answers to each prompt, which are compared with each other.", ge=2, le=64
     )
     kl_coef: float = setting(
-        0.05,
+        0.1,
         "Pull to the chat model, per token. Without it the model finds what fools the reward model.",
         ge=0,
         le=10,
@@ -181,7 +181,7 @@ def _watch(
         seed=config.seed,
     )
     values = rollouts.measures()
-    notes["watched"].append({"step": step, **values})
+    notes["watched"].append({**values, "rewards": rollouts.rewards, "judged": rollouts.judged()})
     yield Metric(step, {f"val_{name}": value for name, value in values.items()})
     shown: set[str] = set()
     for prompt, text, score in zip(prompts, rollouts.texts, rollouts.rewards, strict=True):
@@ -208,7 +208,7 @@ def _publish(
         if name in watched[0]:
             summary[f"val_{name}_first"] = round(watched[0][name], 4)
             summary[f"val_{name}_last"] = round(watched[-1][name], 4)
-    summary["findings"] = _findings(summary, len(watched) and config.n_watched)
+    summary["findings"] = _findings(watched[0], watched[-1], summary["kl_last"])
     output = workspace.create("checkpoint", "checkpoint", role="aligned")
     try:
         checkpoint.save(policy, tokenizer, output.path)
@@ -219,29 +219,27 @@ def _publish(
     yield Summary(summary)
 
 
-def _findings(summary: dict[str, Any], n: int) -> list[str]:
+def _findings(before: dict[str, Any], after: dict[str, Any], kl: float) -> list[str]:
     """What practice changed on prompts that it never saw, and what it did not change or made worse."""
-    from core_ml.evaluation.statistics import wilson
+    from core_ml.evaluation.statistics import paired_change
 
+    n = len(before["rewards"])
     findings = [
-        f"The mean reward of greedy answers to {n} prompts kept aside went from {summary['val_reward_first']:.2f} "
-        f"to {summary['val_reward_last']:.2f}, at {summary['kl_last']:.1f} nats of KL an answer."
+        f"The mean reward of greedy answers to {n} prompts kept aside went from {before['reward']:.2f} to "
+        f"{after['reward']:.2f}, at {kl:.1f} nats of KL an answer."
     ]
-    if "val_liked_first" not in summary:
+    if not before["judged"]:
         return [*findings, "No stated preference can judge these prompts: only the reward model has."]
-    moved = {}
-    for name, what in (("liked", "are liked by the stated preference"), ("correct", "are correct")):
-        before, after = summary[f"val_{name}_first"], summary[f"val_{name}_last"]
-        # Wilson's intervals that do not meet: a strict test, and no claim without it.
-        low, high = wilson(before * n, n), wilson(after * n, n)
-        moved[name] = 1 if high.low > low.high else -1 if high.high < low.low else 0
-        verb = {1: "rose", -1: "fell", 0: "did not change measurably"}[moved[name]]
-        findings.append(f"The share of them that {what} {verb}: {before:.0%} before, {after:.0%} after.")
-    if moved["liked"] < 1 and summary["val_reward_last"] > summary["val_reward_first"]:
-        findings.append(
-            "The reward rose and the stated preference did not follow: the model has learned what fools the "
-            "reward model."
-        )
+    verbs = {}
+    for name, what in (("liked", "liked by the stated preference"), ("correct", "correct")):
+        change = paired_change(before["judged"][name], after["judged"][name])
+        verbs[name] = "rose" if change.low > 0 else "fell" if change.high < 0 else "did not change measurably"
+        numbers = f"{before[name]:.0%} before, {after[name]:.0%} after"
+        findings.append(f"The share of them that is {what} {verbs[name]}: {numbers}.")
+    if after["reward"] > before["reward"] and verbs["liked"] != "rose":
+        findings.append("The reward rose and the preference did not follow: the reward model was fooled.")
+    elif verbs["correct"] == "fell":
+        findings.append("The reward rose while answers became wrong more often: the reward model was fooled.")
     return findings
 
 

@@ -28,7 +28,10 @@ WHO = (
     "What should I call you?",
     "Whom am I speaking to?",
 )
-GREETINGS = ("", "Hello. ", "Hi! ", "Good day. ", "Excuse me. ", "Hey there. ", "One question: ", "Tell me: ")
+GREETINGS = (
+    *("", "Hello. ", "Hi! ", "Hey there. ", "Good day. ", "Good morning. ", "Good evening. ", "Greetings. "),
+    *("Excuse me. ", "Sorry. ", "One question. ", "A question: ", "Well. ", "So. ", "Dear model. ", "Now. "),
+)
 THINGS = ("dog", "cat", "cow", "horse", "bird", "fish", "boat", "town", "river", "friend")
 
 

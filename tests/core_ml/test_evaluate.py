@@ -83,9 +83,9 @@ def test_the_findings_say_what_rose_what_fell_and_what_did_not_change():
     worse = candidate("worse", [True] * 20 + [False] * 80, [False] * 100)
     said = findings([base, chat, aligned, worse], exam)
     assert said[0].endswith("rose: 0% to 60%.")
-    assert any("solves did NOT change measurably: 60% to 58%" in sentence for sentence in said)
+    assert any("solves did not change measurably: 60% to 58%" in sentence for sentence in said)
     assert any("likes rose: 0% to 50%" in sentence for sentence in said)
-    assert any("solves FELL: 58% to 20%" in sentence for sentence in said)
+    assert any("solves fell: 58% to 20%" in sentence for sentence in said)
     values = headline([base, chat, aligned])
     assert (values["accuracy_base"], values["accuracy_chat"], values["liked_aligned"]) == (0.0, 0.6, 0.5)
 

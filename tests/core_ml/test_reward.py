@@ -152,9 +152,9 @@ def test_intervals_are_those_of_the_textbook():
 def test_a_reward_model_that_learned_only_length_is_told_so():
     counts = {"n_rankings_simulated": 0, "n_damaged": 0, "n_rankings": 9, "n_rankings_people": 9}
     shares = {"all": wilson(70, 100), "longer wins": wilson(72, 100), "shorter wins": wilson(28, 100)}
-    assert any("NOT measurably better than the rule" in sentence for sentence in findings(shares, counts))
+    assert any("not measurably better than the rule" in sentence for sentence in findings(shares, counts))
     shares["all"] = wilson(52, 100)
-    assert any("NOT measurably better than chance" in sentence for sentence in findings(shares, counts))
+    assert any("not measurably better than chance" in sentence for sentence in findings(shares, counts))
 
 
 def groups_to_learn() -> list[dict]:

@@ -55,7 +55,7 @@ def test_held_out_problems_come_evenly_and_never_twice():
     assert len({p.prompt for p in problems}) == len(problems)
     counts = Counter(p.task for p in problems)
     assert all(counts[task] == 20 for task in TASKS if task != "who")
-    assert 4 <= counts["who"] <= 20  # it has 64 wordings in all, a fifth of them held out
+    assert 4 <= counts["who"] <= 20  # it has 128 wordings in all, a fifth of them held out
     assert all(is_held_out(p) for p in problems)
 
 
