@@ -116,7 +116,7 @@ class Models:
             return entry, self._loaded[key]
 
     def loaded(self) -> list[str]:
-        paths = {path for path, _ in self._loaded}
+        paths = {path for path, _ in list(self._loaded)}
         return [entry.id for entry in self.entries() if entry.path in paths]
 
     def _make_room(self, n_bytes: int) -> None:

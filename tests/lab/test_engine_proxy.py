@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from tests.engines import running, write_checkpoint
+from tests.engines import KEY, running, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTION = [{"role": "user", "content": "the cat"}]
@@ -35,10 +35,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    key = "the lab's key"
-    with running(home / "artifacts", key=key) as engine:
+    with running(home / "artifacts") as engine:
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        environment |= {"LAB_HOME": str(home), "LAB_PORT": str(port), "ENGINE_URL": engine, "ENGINE_KEY": key}
+        environment |= {"LAB_HOME": str(home), "LAB_PORT": str(port), "ENGINE_URL": engine, "ENGINE_KEY": KEY}
 
         def manage(*arguments: str) -> str:
             command = [sys.executable, "manage.py", *arguments]
@@ -76,7 +75,7 @@ def client(lab: Lab) -> Iterator[openai.OpenAI]:
 
 
 def _state(lab: Lab) -> dict[str, Any]:
-    headers = {"Authorization": "Bearer the lab's key"}
+    headers = {"Authorization": f"Bearer {KEY}"}
     state: dict[str, Any] = httpx.get(f"{lab.engine}/health", headers=headers).json()
     return state
 
@@ -152,21 +151,19 @@ def test_a_wrong_method_and_an_unknown_address_are_told_in_the_protocols_shape(l
 
 
 def test_a_signed_in_researcher_needs_no_token_and_a_foreign_page_gets_nothing(
-    browser: Callable[..., Any], settings: Any, tmp_path: Path
+    browser: Callable[..., Any], settings: Any, lab: Lab
 ) -> None:
-    write_checkpoint(tmp_path)
-    with running(tmp_path, key="k") as engine:
-        settings.ENGINE_URL, settings.ENGINE_KEY = engine, "k"
-        page = browser("researcher")
-        body = {"model": "tiny", "prompt": "the", "max_tokens": 3}
-        answer = page.post("/v1/completions", body, content_type="application/json")
-        assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] <= 3
-        foreign = {"Origin": "https://evil.example"}
-        refused = page.post("/v1/completions", body, content_type="application/json", headers=foreign)
-        assert refused.status_code == 403
-        assert page.post("/v1/completions", "{}", content_type="text/plain").status_code == 403
-        assert browser("labeler").get("/v1/models").status_code == 403
-        assert browser(None).get("/v1/models").status_code == 401
+    settings.ENGINE_URL, settings.ENGINE_KEY = lab.engine, KEY
+    page = browser("researcher")
+    body = {"model": "tiny", "prompt": "the", "max_tokens": 3}
+    answer = page.post("/v1/completions", body, content_type="application/json")
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] <= 3
+    foreign = {"Origin": "https://evil.example"}
+    refused = page.post("/v1/completions", body, content_type="application/json", headers=foreign)
+    assert refused.status_code == 403
+    assert page.post("/v1/completions", "{}", content_type="text/plain").status_code == 403
+    assert browser("labeler").get("/v1/models").status_code == 403
+    assert browser(None).get("/v1/models").status_code == 401
 
 
 @pytest.mark.parametrize("address", ["unix:///nowhere/engine.sock", "http://127.0.0.1:9"])
@@ -181,9 +178,8 @@ def test_an_engine_that_does_not_answer_is_told_in_one_sentence(
 
 
 def test_an_engine_with_another_key_is_not_taken_for_a_strangers_fault(
-    api: Callable[..., Any], settings: Any, tmp_path: Path
+    api: Callable[..., Any], settings: Any, lab: Lab
 ) -> None:
-    with running(tmp_path, key="one") as engine:
-        settings.ENGINE_URL, settings.ENGINE_KEY = engine, "another"
-        answer = api("researcher").get("/v1/models")
+    settings.ENGINE_URL, settings.ENGINE_KEY = lab.engine, "another"
+    answer = api("researcher").get("/v1/models")
     assert answer.status_code == 503 and "ENGINE_KEY" in answer.json()["error"]["message"]
