@@ -19,13 +19,19 @@ CONTEXT = 96
 
 
 def write_checkpoint(
-    root: Path, run: str = "aaaa1111", *, name: str = "tiny", role: str = "chat", seed: int = 0
+    root: Path,
+    run: str = "aaaa1111",
+    *,
+    name: str = "tiny",
+    role: str = "chat",
+    seed: int = 0,
+    config: GPTConfig | None = None,
 ) -> artifact.Manifest:
     """A finished checkpoint artifact: 2 layers of 32, weights drawn so that no two tokens are equally likely."""
     texts = ["the cat sees a tree, the dog likes the sea"] * 20 + ["été, naïve, déjà vu"] * 20
     tokenizer = Tokenizer.train(texts, 300)
     # More outputs than tokens, as a padded vocabulary has.
-    config = GPTConfig(
+    config = config or GPTConfig(
         vocab_size=304, n_layer=2, n_head=4, n_kv_head=2, d_model=32, max_seq_len=CONTEXT, ff_mult=2
     )
     model = GPT(config)
