@@ -37,7 +37,7 @@ def signatures(texts: list[str]) -> Signatures:
     return np.array(rows, dtype=np.uint32)
 
 
-def cluster(signed: Signatures, max_similarity: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def cluster(signed: Signatures, max_similarity: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Compare each page with the kept pages before it that share a bucket.
 
     Args:
@@ -46,7 +46,7 @@ def cluster(signed: Signatures, max_similarity: float) -> tuple[NDArray[np.float
     Returns: (N,) greatest similarity to a kept earlier page, NaN where none shares a bucket; and (N,) the
         number of the kept page that a dropped one resembles most, -1 for kept pages.
     """
-    similarity = np.full(len(signed), np.nan, dtype=np.float32)
+    similarity = np.full(len(signed), np.nan, dtype=np.float64)
     leader = np.full(len(signed), -1, dtype=np.int64)
     kept_in: dict[int, list[int]] = {}
     pages, buckets = shared_buckets(signed)

@@ -76,6 +76,10 @@ class Table:
         self._writer.close()
 
 
+def n_rows(path: Path) -> int:
+    return pq.read_metadata(path).num_rows
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(path).iter_batches(500):
         yield from batch.to_pylist()

@@ -54,9 +54,11 @@ def clean_part(part: Path, config: CrawlConfig, workspace: Workspace, counts: An
     note = {"n_documents": documents.n_rows, "text_bytes": text_bytes, "funnel": funnel.to_json()}
     (folder / f"note-{part.name}.json").write_text(json.dumps(note))
     entered = funnel.rows["minhash"].entered
-    yield Log(
-        f"cleaned {entered:,} pages of part {part.name} in {time.monotonic() - began:.1f} s: {documents.n_rows:,} documents"
-    )
+    if entered:
+        took = time.monotonic() - began
+        yield Log(
+            f"cleaned {entered:,} pages of part {part.name} in {took:.1f} s: {documents.n_rows:,} documents"
+        )
 
 
 def verdicts(

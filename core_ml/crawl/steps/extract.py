@@ -51,7 +51,7 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
             if len(texts) == SIGNED_TOGETHER and config.max_similarity is not None:
                 signed.append(minhash.signatures(texts))
                 texts = []
-            if n_pages % 50 == 0:
+            if n_pages % 10 == 0:
                 yield Progress(n_pages, None, "pages", f"reading {piece.path}")
     if config.max_similarity is not None:
         signed.append(minhash.signatures(texts))

@@ -21,7 +21,7 @@ def shards(config: CrawlConfig, workspace: Workspace) -> list[str]:
 
 
 def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator[Event]:
-    from core_ml.crawl.table import read_columns
+    from core_ml.crawl.table import n_rows, read_columns
 
     read = [json.loads((part / "note.json").read_text()) for part in workspace.shards("extract")]
     cleaned = sorted(path for part in workspace.shards("clean") for path in part.glob("note-*.json"))
@@ -59,6 +59,7 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
     writer = workspace.create("documents", "dataset", form="documents")
     for name in ("documents", "decisions"):
         parts = sorted(path for part in workspace.shards("clean") for path in part.glob(f"{name}-*.parquet"))
+        parts = [path for path in parts if n_rows(path)]
         for number, path in enumerate(parts):
             shutil.copyfile(path, writer.path / f"{name}-{number:05d}.parquet")
     yield workspace.made("documents", writer.finish(summary))

@@ -106,7 +106,8 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
     lost: list[str] = []
     files: dict[str, BinaryIO] = {}
     with ExitStack() as stack:
-        for message in rendered(names, lost):
+        nowhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for message in rendered(names, lost, nowhere):
             if "html" in message:
                 html = message["html"].encode("utf-8", "replace")
                 name = FILES[message["kind"]]
@@ -115,9 +116,8 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
                 write_page(files[name], address(message["kind"], message["name"]), html, date)
                 pages[message["kind"]] += 1
                 n_bytes += len(html)
-            else:
-                done += "end" in message
-                yield Progress(done, len(names), "modules", "rendering")
+            done += "end" in message
+            yield Progress(done, len(names), "modules", "rendering")
     told = ", ".join(f"{count:,} of kind {kind}" for kind, count in sorted(pages.items()))
     yield Log(
         f"rendered {pages.total():,} pages ({told}; {n_bytes / 1e6:.1f} MB) of {len(names)} modules "
@@ -135,17 +135,19 @@ def address(kind: str, name: str) -> str:
     return f"http://{host.lower()}.pydoc.internal/{name}.html"
 
 
-def rendered(names: list[str], lost: list[str]) -> Iterator[dict[str, Any]]:
-    """Messages of as many child processes as it takes; a module that ended or hung one is added to `lost`."""
+def rendered(names: list[str], lost: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Messages of as many child processes as it takes; a module that ended or hung one is added to `lost`.
+
+    The children work in `folder`, so that whatever a module writes falls there.
+    """
     left = list(names)
     while left:
         current = left[0]
-        with tempfile.TemporaryDirectory() as folder:
-            for message in from_child(left, Path(folder)):
-                current = message.get("begin", current)
-                if "end" in message:
-                    left.remove(message["end"])
-                yield message
+        for message in from_child(left, folder):
+            current = message.get("begin", current)
+            if "end" in message:
+                left.remove(message["end"])
+            yield message
         if left:
             lost.append(current)
             left.remove(current)
@@ -156,7 +158,7 @@ def from_child(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     reading, writing = os.pipe()
     root = str(Path(__file__).resolve().parents[3])
     # Nothing is handed down: pages show default values, and `os.environ` with all its secrets is one. There is no
-    # display and no browser, and a folder of its own for whatever a module may write.
+    # display and no browser.
     environment = {
         "PATH": os.defpath,
         "HOME": "/nonexistent",
@@ -194,10 +196,16 @@ def from_child(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def messages(pipe: int) -> Iterator[dict[str, Any]]:
-    """Lines of JSON from a pipe until it closes or nothing comes for `SILENCE` seconds."""
-    buffer = b""
-    while select.select([pipe], [], [], SILENCE)[0]:
-        data = os.read(pipe, 1 << 20)
+    """Lines of JSON from a pipe until it closes or nothing comes for `SILENCE` seconds.
+
+    An empty message every half second of waiting gives the run a chance to be stopped.
+    """
+    buffer, last = b"", time.monotonic()
+    while time.monotonic() - last < SILENCE:
+        if not select.select([pipe], [], [], 0.5)[0]:
+            yield {}
+            continue
+        data, last = os.read(pipe, 1 << 20), time.monotonic()
         if not data:
             return
         *lines, buffer = (buffer + data).split(b"\n")
