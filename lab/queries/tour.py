@@ -72,9 +72,9 @@ def _made(run: Run) -> str:
         "tokenizer": [("vocab_size", "{:,} symbols"), ("bytes_per_token", "{:.2f} bytes a token")],
         "pretrain": [("n_parameters", "{:,} parameters"), ("tokens", "{:,} tokens read")],
         "sft": [("n_conversations", "{:,} conversations"), ("steps", "{:,} steps")],
-        "rollouts": [("n_prompts", "{:,} prompts"), ("n_completions", "{:,} answers")],
+        "rollouts": [("n_rows", "{:,} prompts"), ("n_completions", "{:,} answers")],
         "reward": [("n_groups", "{:,} groups"), ("n_pairs", "{:,} pairs")],
-        "rlhf": [("steps", "{:,} steps"), ("n_rollouts", "{:,} answers")],
+        "rlhf": [("n_steps", "{:,} steps")],
         "evaluate": [("n_models", "{:,} models"), ("n_problems", "{:,} problems")],
     }
     figures = [

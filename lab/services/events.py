@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import transaction
+from django.db.models import F
 
 from core_ml.events import (
     Artifact,
@@ -82,6 +83,8 @@ def store(held: Run | Shard, batch: Batch) -> Last | None:
         if isinstance(held, Run):
             fields |= _run_fields(run, batch.events)
         claims.write(held, **fields)
+        if isinstance(held, Shard):
+            _merge_summary(run, batch.events)
         for event, _ in batch.events:
             if isinstance(event, Resumed) and isinstance(held, Run):
                 _forget_after(run, event.step)
@@ -115,6 +118,16 @@ def _run_fields(run: Run, events: Iterable[tuple[Event, float]]) -> dict[str, An
     if summary != run.summary:
         fields["summary"] = run.summary = summary
     return fields
+
+
+def _merge_summary(run: Run, events: Iterable[tuple[Event, float]]) -> None:
+    """What a shard tells of the whole run; its holder writes other fields at the same time."""
+    values = {
+        key: value for event, _ in events if isinstance(event, Summary) for key, value in event.values.items()
+    }
+    if values:
+        summary = Run.objects.select_for_update().values_list("summary", flat=True).get(pk=run.pk)
+        Run.objects.filter(pk=run.pk).update(summary=summary | values, version=F("version") + 1)
 
 
 def _progress(run: Run, event: Progress, time: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import textwrap
 import time
@@ -23,6 +24,7 @@ LOOK_EVERY = 0.5
 
 
 class Command(BaseCommand):
+    _peak = 0
     help = "Take a small model through its whole life and print what each stage made."
 
     def add_arguments(self, parser: Any) -> None:
@@ -94,6 +96,7 @@ class Command(BaseCommand):
         while True:
             if own:
                 own.look_after()
+                self._peak = max(self._peak, _memory_of_all(os.getpid()))
             over = Tour.objects.values_list("status", flat=True).get(pk=tour.pk) != "running"
             for row in table(tour):
                 if row.status in ("succeeded", "failed", "cancelled") and row.stage not in told:
@@ -131,8 +134,7 @@ class Command(BaseCommand):
                 self._say(
                     "\n".join(" " * 24 + ("· " if n == 0 else "  ") + line for n, line in enumerate(lines))
                 )
-        peak = _peak_memory()
-        memory = f", {peak / 2**30:.1f} GB of memory at the peak of the largest process" if peak else ""
+        memory = f", {self._peak / 2**30:.1f} GB of memory at the peak" if self._peak else ""
         self._say(f"{rule}\n{seconds:.0f} s in all on {os.cpu_count()} cores{memory}")
 
     def _say(self, text: str) -> None:
@@ -140,9 +142,14 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-def _peak_memory() -> int:
-    """Bytes that the largest of the ended child processes held."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+def _memory_of_all(pid: int) -> int:
+    """Bytes that a process and all its descendants hold now, shared pages counted each time."""
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,rss="], capture_output=True, text=True).stdout
+    rows = [
+        tuple(int(part) for part in line.split()) for line in listing.splitlines() if len(line.split()) == 3
+    ]
+    family = {pid}
+    for child, parent, _ in sorted(rows):
+        if parent in family:
+            family.add(child)
+    return 1024 * sum(kilobytes for child, _, kilobytes in rows if child in family)
