@@ -6,7 +6,7 @@ alone, never on which other rows are in the batch; float32 sums of another order
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -33,6 +33,7 @@ class Batch:
     def __init__(self, model: GPT, token_bytes: Sequence[bytes], stop_ids: frozenset[int]) -> None:
         self.model, self.token_bytes, self.stop_ids = model, token_bytes, stop_ids
         self.rows: list[Row] = []
+        self._joining: list[Row] = []
         self.waiting: deque[Row] = deque()
         self._lock = threading.Lock()
         self._cache: RowCache | None = None
@@ -56,8 +57,10 @@ class Batch:
         for index in reversed(range(len(self.rows))):
             if self.rows[index].cancelled:
                 self._remove(index)
-        for group in self._admitted():
-            self._read(group)
+        self._joining = self._admitted()
+        for _, group in groupby(self._joining, key=lambda row: id(row.prompt)):
+            self._read(list(group))
+        self._joining = []
         if self.rows:
             assert self._cache is not None
             positions, mask = self._cache.open()
@@ -73,13 +76,13 @@ class Batch:
     def fail(self) -> list[Row]:
         """Give up every row, after an error."""
         with self._lock:
-            rows = [*self.rows, *self.waiting]
+            rows = [*self.rows, *self._joining, *self.waiting]
             self.waiting.clear()
-        self.rows, self._cache = [], None
+        self.rows, self._joining, self._cache = [], [], None
         return rows
 
-    def _admitted(self) -> Iterable[list[Row]]:
-        """Waiting rows that there is room for, in groups that share a prompt."""
+    def _admitted(self) -> list[Row]:
+        """Waiting rows that there is room for, those that share a prompt beside each other."""
         admitted: list[Row] = []
         n_read = 0
         with self._lock:
@@ -92,7 +95,7 @@ class Batch:
                         n_read += len(row.prompt)
                     admitted.append(row)
                 self.waiting.popleft()
-        return [list(group) for _, group in groupby(admitted, key=lambda row: id(row.prompt))]
+        return admitted
 
     def _read(self, group: list[Row]) -> None:
         """Read one prompt, sample the first token of each of its rows, and let them join."""

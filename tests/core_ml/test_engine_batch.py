@@ -1,12 +1,14 @@
 """The running batch: rows come and go, and each gets what it would get alone."""
 
 import random
+import threading
 
 import pytest
 import torch
 
 from core_ml.engine.backend import Piece, Token
 from core_ml.engine.batch import Batch
+from core_ml.engine.loop import Loop
 from core_ml.engine.rows import Row, Sampling
 from core_ml.engine.text import TextStream
 from core_ml.model import checkpoint
@@ -189,3 +191,42 @@ def test_sampled_tokens_come_as_often_as_their_probability_says(model: GPT) -> N
         share = sum(one.tokens[0].id == id for one in asked) / n
         # Five standard errors: with fixed seeds this either holds for ever or never did.
         assert abs(share - p) < 5 * (p * (1 - p) / n) ** 0.5
+
+
+def test_after_a_failed_step_every_caller_is_told_and_the_next_request_works(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, batch = Loop(), batch_of(model)
+    batch.max_rows = 2
+    logits = model.logits
+    ended = [threading.Event() for _ in range(4)]
+
+    def ask(who: int) -> Asked:
+        asked = Asked(PROMPTS[who % 3], 5)
+        keep = asked.row.emit
+
+        def emit(piece: Piece, n: int) -> None:
+            keep(piece, n)
+            if piece.finish_reason:
+                ended[who].set()
+
+        asked.row.emit = emit
+        return asked
+
+    def broken(hidden: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    try:
+        monkeypatch.setattr(model, "logits", broken)
+        asked = [ask(who) for who in range(3)]
+        batch.add([one.row for one in asked])
+        loop.wake(batch)
+        assert all(event.wait(20) for event in ended[:3])
+        assert [one.ended for one in asked] == ["error"] * 3
+        monkeypatch.setattr(model, "logits", logits)
+        last = ask(3)
+        batch.add([last.row])
+        loop.wake(batch)
+        assert ended[3].wait(20) and last.ended == "length"
+    finally:
+        loop.stop()
