@@ -7,11 +7,15 @@ from django.urls import URLPattern, URLResolver
 
 PAGES = (
     "home",
+    "tour",
     "search",
     "runs",
+    "run",
+    "compare",
     "new_run",
     "account",
     "models",
+    "styleguide",
     "datasets",
     "tokenizers",
     "checkpoints",

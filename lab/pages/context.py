@@ -11,14 +11,14 @@ from core_ml.recipe import STAGES
 from lab.models import Project, Run
 from lab.models.run import FAILED, LIVE, QUEUED, SUCCEEDED
 
-TITLES = {
+COLUMN_TITLES = {
     "pages": ("Pages", "the web, cleaned"),
     "tokens": ("Tokens", "text as numbers"),
     "base": ("Base", "learns to continue"),
     "assistant": ("Assistant", "learns to answer"),
     "reasoner": ("Reasoner", "learns by practice"),
     "aligned": ("Aligned", "learns what people prefer"),
-    "arena": ("Arena", "compared, blind"),
+    "arena": ("Arena", "models compared"),
 }
 ADDRESSES = {
     "pages": ("datasets", ""),
@@ -51,8 +51,8 @@ def stages() -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "title": TITLES[name][0],
-            "about": TITLES[name][1],
+            "title": COLUMN_TITLES[name][0],
+            "about": COLUMN_TITLES[name][1],
             "url": address(ADDRESSES[name][0]) + ADDRESSES[name][1],
             "stone": _stone(counts[name]),
         }

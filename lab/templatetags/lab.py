@@ -1,5 +1,6 @@
 """How figures, times and states are written, everywhere alike."""
 
+import json
 import math
 from datetime import datetime, timedelta
 from typing import Any
@@ -167,6 +168,12 @@ def setting(value: Any) -> str:
 
 
 @register.filter
+def as_json(value: Any) -> str:
+    """For reading and copying; to hand data to a script use Django's json_script."""
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+@register.filter
 def get(mapping: Any, key: Any) -> Any:
     return mapping.get(key) if hasattr(mapping, "get") else None
 
@@ -224,9 +231,9 @@ def sparkline(values: list[float | None], width: int = 72, height: int = 18) -> 
     path = " ".join(f"{x} {y}" for x, y in (at(*point) for point in points))
     x, y = at(*points[-1])
     return format_html(
-        '<svg class="spark" width="{}" height="{}" aria-hidden="true"><path class="ki" fill="none" stroke-width="1.25" d="M{}"/>'
+        '<svg class="spark" width="{}" height="{}" viewBox="0 0 {} {}" aria-hidden="true"><path class="ki" fill="none" stroke-width="1.25" d="M{}"/>'
         '<circle class="ki" r="1.5" cx="{}" cy="{}"/></svg>',
-        width, height, path, x, y,
+        width, height, width, height, path, x, y,
     )  # fmt: skip
 
 

@@ -21,12 +21,21 @@
     if (value && typeof value === "object" && !ArrayBuffer.isView(value)) return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, painted(inner)]));
     return value;
   }
+  // Each line carries its name at its end; a legend is only for what has no end or for more than eight.
+  function named(data, layout) {
+    if (layout.annotations || data.length < 2) return layout;
+    const lines = data.filter((trace) => (trace.type || "scatter") === "scatter" && (trace.mode || "lines").includes("lines") && trace.x?.length);
+    if (lines.length !== data.length || lines.length > 8) return { showlegend: true, ...layout };
+    const ends = lines.map((trace) => ({ trace, i: trace.y.findLastIndex((value) => value !== null) })).filter(({ trace, i }) => i >= 0 && trace.name)
+      .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
+    return { ...layout, margin: { l: 52, r: 24 + 7 * Math.max(4, ...ends.map((end) => end.text.length)), t: 10, b: 40, ...layout.margin }, annotations: ends };
+  }
   const Lab = (window.Lab ??= {});
   Lab.color = color;
   Lab.plot = (node, data, layout = {}) => {
     node.figure = { data, layout };
     drawn.add(node);
-    return Plotly.react(node, data.map(painted), { ...painted(layout), template: template(), height: layout.height || node.clientHeight || 310 }, config);
+    return Plotly.react(node, data.map(painted), { ...painted(named(data, layout)), template: template(), height: layout.height || node.clientHeight || 310 }, config);
   };
   Lab.redraw = (node) => Lab.plot(node, node.figure.data, node.figure.layout);
   const again = () => { for (const node of drawn) if (node.isConnected) Lab.redraw(node); else drawn.delete(node); };

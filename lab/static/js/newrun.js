@@ -1,0 +1,15 @@
+// A field whose hint became an error is marked invalid, and back; the chosen snippet stays chosen after a swap.
+(() => {
+  let view = "";
+  document.addEventListener("click", (event) => { const chosen = event.target.closest("[data-views=snippet] [data-view]"); if (chosen) view = chosen.dataset.view; });
+  function mark() {
+    for (const hint of document.querySelectorAll("#new-run [id$='-h']")) {
+      const field = document.getElementById(hint.id.slice(0, -2));
+      if (hint.classList.contains("error")) field?.setAttribute("aria-invalid", "true");
+      else field?.removeAttribute("aria-invalid");
+    }
+    if (view) document.querySelector(`[data-views=snippet] [data-view="${view}"]`)?.click();
+  }
+  document.addEventListener("htmx:oobAfterSwap", () => { clearTimeout(mark.timer); mark.timer = setTimeout(mark, 20); });
+  document.querySelector("#new-run [aria-invalid]")?.focus();
+})();
