@@ -1,28 +1,14 @@
-"""Fixtures of the whole suite. The lab under test lives in a temporary LAB_HOME of its own."""
+"""Fixtures of the whole suite. The lab under test lives in a temporary LAB_HOME of its own (see environment.py)."""
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Before Django reads its settings and before torch is imported.
-_HOME = Path(tempfile.mkdtemp(prefix="m37-"))
-os.environ["LAB_HOME"] = str(_HOME)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-os.environ.setdefault("TLDEXTRACT_CACHE", str(_HOME / "tldextract"))
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 SHARED = Path(os.environ.get("SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

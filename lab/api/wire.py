@@ -1,5 +1,6 @@
 """What goes over the wire: JSON in and out, and every exception as `{"detail", "errors"}`."""
 
+import errno
 import json
 import logging
 import math
@@ -123,6 +124,8 @@ def handle_errors(api: NinjaAPI) -> None:
         return tell(request, error.status_code, str(error))
 
     def failure(request: HttpRequest, error: Exception) -> HttpResponse:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return tell(request, 507, "The disk is full: free some space and try again; nothing was kept.")
         logger.exception("%s %s failed", request.method, request.path)
         return tell(request, 500, "This failed on our side; the server's log says where.")
 

@@ -1,0 +1,20 @@
+"""The environment of the suite, set before Django's settings are read: a lab of its own in a temporary LAB_HOME.
+
+pytest loads it as a plugin (see pyproject.toml), since pytest-django reads the settings before any conftest.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+HOME = Path(tempfile.mkdtemp(prefix="m37-"))
+os.environ["LAB_HOME"] = str(HOME)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("TLDEXTRACT_CACHE", str(HOME / "tldextract"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
