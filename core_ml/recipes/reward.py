@@ -187,7 +187,7 @@ def _publish(
 def cost(config: RewardConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     rankings = next(iter(inputs.get("rankings", [])), {})
     n_parameters = next((s.get("n_parameters", 0) for s in inputs.get("checkpoint", [])), 0) or 1_000_000
-    n_groups = rankings.get("n_groups") or rankings.get("n_rows") or 700
+    n_groups = rankings.get("groups") or rankings.get("n_rows") or 700
     n_tokens = n_groups * 6 * 45 * config.epochs
     # Forward and backward of a small network on one core: some 12,000 tokens a second at a million weights.
     return Cost(

@@ -321,9 +321,9 @@ RECIPE = Recipe(
         Preset(
             "no-kl",
             "Without KL",
-            "No pull to the chat model and twice the rounds: expect the reward to rise while correct answers "
-            "become fewer, because the model learns what fools the reward model.",
-            {"kl_coef": 0.0, "steps": 60},
+            "No pull to the chat model, larger updates and twice the rounds: expect a reward higher than the "
+            "tour's for well-formed, short and wrong answers, because the model learns what fools the reward model.",
+            {"kl_coef": 0.0, "steps": 60, "lr": 2e-3, "cooldown": 0.3},
         ),
     ),
     measures=(
