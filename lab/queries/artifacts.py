@@ -68,6 +68,7 @@ def lineage(thing: Artifact | Run, depth: int = 30) -> dict[str, Any]:
         {"id": f"artifact:{a.pk}", "type": a.kind, "artifact": a.pk, "name": a.name, "what": a.what}
         for a in artifacts.values()
     ]
+    nodes += _judgements(artifacts, edges)
     return {"nodes": nodes, "edges": sorted(edges)}
 
 
@@ -80,8 +81,13 @@ def _step_up(
 ) -> tuple[set[int], set[str]]:
     next_runs: set[int] = set()
     next_artifacts: set[str] = set()
-    for artifact in Artifact.objects.filter(pk__in=up_artifacts).exclude(run=None).select_related("run"):
-        assert artifact.run is not None
+    for artifact in Artifact.objects.filter(pk__in=up_artifacts).select_related("run"):
+        if artifact.run is None:
+            for source in Artifact.objects.filter(pk__in=_ranked_by_people(artifact)):
+                if source.pk not in artifacts:
+                    artifacts[source.pk] = source
+                    next_artifacts.add(source.pk)
+            continue
         edges.add((f"run:{artifact.run_id}", f"artifact:{artifact.pk}"))
         if artifact.run_id not in runs:
             runs[artifact.run.pk] = artifact.run
@@ -92,6 +98,29 @@ def _step_up(
             artifacts[taken.artifact_id] = taken.artifact
             next_artifacts.add(taken.artifact_id)
     return set(), next_artifacts
+
+
+def _ranked_by_people(artifact: Artifact) -> list[str]:
+    """Of rankings that a project exported: the rollouts that were ranked."""
+    origin = artifact.manifest.get("origin", {})
+    return origin.get("inputs", {}).get("rollouts", []) if origin.get("recipe") == "labeling" else []
+
+
+def _judgements(artifacts: dict[str, Artifact], edges: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Nodes of the labelling projects between rollouts and rankings; adds their edges."""
+    projects: dict[int, str] = {}
+    for artifact in artifacts.values():
+        sources, project = _ranked_by_people(artifact), artifact.summary.get("project")
+        if sources and isinstance(project, int):
+            projects[project] = artifact.name
+            edges.add((f"project:{project}", f"artifact:{artifact.pk}"))
+            edges.update(
+                (f"artifact:{source}", f"project:{project}") for source in sources if source in artifacts
+            )
+    return [
+        {"id": f"project:{pk}", "type": "project", "project": pk, "name": name}
+        for pk, name in projects.items()
+    ]
 
 
 def _step_down(
@@ -108,6 +137,10 @@ def _step_down(
         if artifact.pk not in artifacts:
             artifacts[artifact.pk] = artifact
         next_artifacts.add(artifact.pk)
+    for ranked in Artifact.objects.filter(run=None, form="rankings"):
+        if set(_ranked_by_people(ranked)) & (down_artifacts | next_artifacts) and ranked.pk not in artifacts:
+            artifacts[ranked.pk] = ranked
+            next_artifacts.add(ranked.pk)
     taken_by = RunInput.objects.filter(artifact__in=down_artifacts | next_artifacts, run__deleted=None)
     for taken in taken_by.select_related("run"):
         edges.add((f"artifact:{taken.artifact_id}", f"run:{taken.run_id}"))

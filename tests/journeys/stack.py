@@ -108,7 +108,9 @@ class Lab:
 
     def child(self, run: int) -> int | None:
         """The process that executes a run now."""
-        listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True).stdout
+        listing = subprocess.run(
+            ["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True
+        ).stdout
         uid = self.get(f"/runs/{run}")["uid"]
         for line in listing.splitlines():
             pid, _, command = line.strip().partition(" ")

@@ -1,0 +1,90 @@
+"""One model's whole life at its smallest, through the real stack, a person's judgement included."""
+
+from itertools import pairwise
+
+import pytest
+
+from tests.journeys.stack import Lab, lab, until
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with lab(tmp_path_factory.mktemp("tour")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def toured(running: Lab) -> dict:
+    answer = running.client("admin").post("/tours", json={"small": True})
+    assert answer.status_code == 201, answer.text
+    tour = answer.json()["id"]
+    until(lambda: running.get(f"/tours/{tour}")["status"] != "running", 300, running.words)
+    return running.get(f"/tours/{tour}")
+
+
+def runs_of(running: Lab) -> dict:
+    return {run["kind"]: run for run in running.get("/runs?limit=50")["items"]}
+
+
+def test_every_stage_succeeds(toured: dict, running: Lab):
+    assert toured["status"] == "succeeded", toured
+    runs = runs_of(running)
+    assert list(reversed(runs)) == [
+        "crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts", "reward", "rlhf", "evaluate",
+    ]  # fmt: skip
+    assert {run["status"] for run in runs.values()} == {"succeeded"}
+
+
+def test_in_is_kept_and_dropped_and_failed_at_each_stage_of_the_crawl(toured: dict, running: Lab):
+    documents = running.get(f"/datasets/{runs_of(running)['crawl']['outputs']['documents']}")
+    funnel = documents["summary"]["funnel"]
+    assert len(funnel) == 8
+    for stage in funnel:
+        assert stage["in"] == stage["kept"] + stage["dropped"] + stage["failed"]
+    for before, after in pairwise(funnel):
+        assert after["in"] == before["kept"]
+
+
+def test_the_whole_life_is_one_lineage(toured: dict, running: Lab):
+    aligned = runs_of(running)["rlhf"]["outputs"]["checkpoint"]
+    lineage = running.get(f"/checkpoints/{aligned}/lineage")
+    kinds = {node["kind"] for node in lineage["nodes"] if node["type"] == "run"}
+    assert {"crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts", "reward", "rlhf"} <= kinds
+    assert any(node["type"] == "project" for node in lineage["nodes"])
+
+
+def test_simulated_rankings_are_marked_as_such(toured: dict, running: Lab):
+    project = running.get("/labeling/projects")["items"][0]
+    whole = running.get(f"/labeling/projects/{project['id']}")
+    assert any(labeler["simulated"] for labeler in whole["labelers"])
+    reward = runs_of(running)["reward"]
+    assert reward["summary"]["n_rankings_simulated"] > 0 == reward["summary"]["n_rankings_people"]
+
+
+def test_the_models_answer_a_real_openai_client(toured: dict, running: Lab):
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{running.url}/v1", api_key=running.api.headers["Authorization"].split()[1])
+    names = [model.id for model in client.models.list()]
+    assert {"tour-pretrain", "tour-sft", "tour-rlhf"} <= set(names)
+    answer = client.chat.completions.create(
+        model="tour-sft",
+        messages=[{"role": "user", "content": "What is 3 + 4?"}],
+        max_tokens=8,
+        logprobs=True,
+    )
+    assert answer.usage.completion_tokens > 0
+
+
+def test_the_index_survives_the_loss_of_the_database(toured: dict, running: Lab):
+    runs = runs_of(running)
+    said = running.manage("reindex")
+    assert "0 lost runs" in said and " 0 manifests could not be read" in said
+    assert runs_of(running) == runs
+
+
+def test_a_second_start_finds_everything_where_it_was(toured: dict, running: Lab):
+    before = runs_of(running)
+    assert running.stop() == 0
+    running.start()
+    assert runs_of(running) == before
