@@ -13,21 +13,24 @@ import json
 import os
 import pkgutil
 import pydoc
+import re
 import sys
 import threading
 import time
 import types
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 TOPICS = "topics"
+_ADDRESS = re.compile(r"(?:,? |,?&nbsp;)(?:at|handle)(?: |&nbsp;)(?:0x)?[0-9a-fA-F]{8,16}\b")
 
 
 def main() -> None:
     names = sys.stdin.read().split()
-    os.environ.pop("PYTHONPATH", None)  # it says where the lab is, and pages show the environment
     pipe = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    forget_place()
     silence()
     warnings.simplefilter("ignore")
     remember_comments()
@@ -44,6 +47,13 @@ def main() -> None:
         send(end=name)
     pipe.close()
     os._exit(0)  # threads that an imported module left behind would keep the process
+
+
+def forget_place() -> None:
+    """Pages show the environment, the search path and the command, and should not show where the lab stands."""
+    here = {os.environ.pop("PYTHONPATH", ""), str(Path.cwd())}
+    sys.path[:] = ["", *(path for path in sys.path if path not in here)]
+    sys.argv[:] = sys.orig_argv[:] = [""]
 
 
 def silence() -> None:
@@ -99,7 +109,9 @@ def defined_as(member: Any) -> tuple[Any, Any]:
 
 def rendered(document: pydoc.HTMLDoc, kind: str, name: str, thing: Any) -> Iterator[tuple[str, str, str]]:
     with contextlib.suppress(Exception):
-        yield kind, name, document.page(name, document.document(thing, name))
+        html = document.page(name, document.document(thing, name))
+        # An object's address is another one in every process: noise, and every page would differ each time.
+        yield kind, name, _ADDRESS.sub("", html)
 
 
 def topics() -> Iterator[tuple[str, str, str]]:

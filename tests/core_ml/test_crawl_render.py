@@ -1,5 +1,6 @@
 """Rendering of Python's documentation: modules may print, exit, hang or look around, and nothing comes of it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def test_pages_do_not_show_the_environment(tmp_path: Path, monkeypatch: pytest.M
     pages, _ = rendered(["os"], tmp_path)
     assert "environ" in pages["os"]["html"]
     assert not any("hunter2hunter2" in page["html"] for page in pages.values())
+
+
+def test_a_page_is_the_same_in_every_process(tmp_path: Path):
+    names = ["sys", "collections", "sched"]  # with the search path, and with objects as default values
+    first, second = rendered(names, tmp_path)[0], rendered(names, tmp_path)[0]
+    assert "object&nbsp;object&gt;" in first["sched"]["html"] or "object object" in first["sched"]["html"]
+    assert first == second
+    assert str(Path(render.__file__).parents[3]) not in first["sys"]["html"].replace(sys.prefix, "")
 
 
 def test_each_top_level_module_is_a_host():
