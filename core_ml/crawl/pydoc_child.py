@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def forget_place() -> None:
-    """Pages show the environment, the search path and the command, and should not show where the lab stands."""
+    """Pages show the environment, the search path and the command: they should be the same in every run."""
     here = {os.environ.pop("PYTHONPATH", ""), str(Path.cwd())}
     sys.path[:] = ["", *(path for path in sys.path if path not in here)]
     sys.argv[:] = sys.orig_argv[:] = [""]
