@@ -1,5 +1,6 @@
 """Settings, all from the environment, each with a default that works without any server or account."""
 
+import hmac
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ LAB_HOST = os.environ.get("LAB_HOST", "127.0.0.1")
 try:
     LAB_PORT = int(os.environ.get("LAB_PORT", "8000"))
 except ValueError:
-    raise SystemExit(f"LAB_PORT is {os.environ['LAB_PORT']!r}, and must be a number: try LAB_PORT=8000") from None
+    raise SystemExit(
+        f"LAB_PORT is {os.environ['LAB_PORT']!r}, and must be a number: try LAB_PORT=8000"
+    ) from None
 LAB_URL = os.environ.get("LAB_URL") or f"http://{LAB_HOST}:{LAB_PORT}"
 """Where programs of the lab itself (the simulated labeler) and people reach web."""
 SECRET_KEY = paths.secret_key()
@@ -131,7 +134,7 @@ FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHand
 
 REDIS_URL = os.environ.get("REDIS_URL") or f"redis+socket://{paths.socket('redis.sock')}"
 ENGINE_URL = os.environ.get("ENGINE_URL") or f"unix://{paths.socket('engine.sock')}"
-ENGINE_KEY = os.environ.get("ENGINE_KEY") or SECRET_KEY[:32]
+ENGINE_KEY = os.environ.get("ENGINE_KEY") or hmac.digest(SECRET_KEY.encode(), b"engine", "sha256").hex()
 """What web shows to the engine: on a network the engine answers to nobody else."""
 LEASE_SECONDS = float(os.environ.get("LAB_LEASE_SECONDS", "8"))
 """A worker that is silent for so long has lost its runs; the others go on with them."""

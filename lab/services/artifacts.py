@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from core_ml.artifact import MANIFEST, Folder, Manifest
 from core_ml.errors import UserError
-from core_ml.recipes import all_recipes
 from lab.models import Artifact, Run, RunInput
 from lab.models.run import SUCCEEDED
 
