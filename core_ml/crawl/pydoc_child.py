@@ -51,8 +51,10 @@ def main() -> None:
 
 def forget_place() -> None:
     """Pages show the environment, the search path and the command: they should be the same in every run."""
-    here = {os.environ.pop("PYTHONPATH", ""), str(Path.cwd())}
-    sys.path[:] = ["", *(path for path in sys.path if path not in here)]
+    os.environ.pop("PYTHONPATH", None)
+    here = {str(Path(__file__).parents[2]), str(Path.cwd())}
+    sys.path[:] = [path for path in sys.path if path not in here]
+    sys.path_importer_cache.clear()
     sys.argv[:] = sys.orig_argv[:] = [""]
 
 

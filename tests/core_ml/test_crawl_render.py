@@ -32,6 +32,10 @@ def test_topics_are_pages_too(tmp_path: Path):
 
 def test_modules_that_misbehave_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(render, "SILENCE", 4.0)
+    monkeypatch.setitem(
+        render.ENVIRONMENT, "PYTHONPATH", f"{render.ENVIRONMENT['PYTHONPATH']}:{tmp_path / 'lib'}"
+    )
+    (tmp_path / "lib").mkdir()
     modules = {
         "m_prints": "import os\nprint('{}')\nos.write(1, b'noise')\ndef one():\n    'Documented.'\n",
         "m_leaves": "import sys\nsys.exit(3)\n",
@@ -41,7 +45,7 @@ def test_modules_that_misbehave_cost_only_themselves(tmp_path: Path, monkeypatch
         "m_last": "'''The last one.'''\n",
     }
     for name, code in modules.items():
-        (tmp_path / f"{name}.py").write_text(code)
+        (tmp_path / "lib" / f"{name}.py").write_text(code)
     pages, lost = rendered([*modules, "m_missing"], tmp_path)
     assert set(pages) == {"m_prints", "m_prints.one", "m_last"}
     assert lost == ["m_dies", "m_hangs"]
@@ -56,10 +60,11 @@ def test_pages_do_not_show_the_environment(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_page_is_the_same_in_every_process(tmp_path: Path):
     names = ["sys", "collections", "sched"]  # with the search path, and with objects as default values
-    first, second = rendered(names, tmp_path)[0], rendered(names, tmp_path)[0]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first, second = rendered(names, tmp_path / "one")[0], rendered(names, tmp_path / "two")[0]
     assert "object&nbsp;object&gt;" in first["sched"]["html"] or "object object" in first["sched"]["html"]
     assert first == second
-    assert str(tmp_path) not in first["sys"]["html"]
 
 
 def test_each_top_level_module_is_a_host():

@@ -43,6 +43,20 @@ SILENCE = 30.0
 """Seconds without a page after which a module is given up; the slowest page takes a tenth of one."""
 FILES = {"topic": "0-topics", "module": "1-modules", "class": "2-members", "function": "2-members"}
 
+ENVIRONMENT = {
+    # Nothing is handed down: pages show default values, and `os.environ` with all its secrets is one. There is no
+    # display and no browser.
+    "PATH": os.defpath,
+    "HOME": "/nonexistent",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+    "BROWSER": "true",
+    "PYTHONPATH": str(Path(__file__).resolve().parents[3]),
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+}
+
 
 def shards(config: CrawlConfig, workspace: Workspace) -> list[str]:
     """Groups of top-level modules of about equal size; none when the pages come from elsewhere."""
@@ -156,20 +170,6 @@ def rendered(names: list[str], lost: list[str], folder: Path) -> Iterator[dict[s
 def from_child(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """Messages of one child until it is done, dies, or is silent for too long; it never outlives this generator."""
     reading, writing = os.pipe()
-    root = str(Path(__file__).resolve().parents[3])
-    # Nothing is handed down: pages show default values, and `os.environ` with all its secrets is one. There is no
-    # display and no browser.
-    environment = {
-        "PATH": os.defpath,
-        "HOME": "/nonexistent",
-        "LANG": "C.UTF-8",
-        "TERM": "dumb",
-        "BROWSER": "true",
-        "PYTHONPATH": root,
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "SETUPTOOLS_USE_DISTUTILS": "stdlib",
-    }
     child = subprocess.Popen(
         [sys.executable, "-m", "core_ml.crawl.pydoc_child", str(writing)],
         stdin=subprocess.PIPE,
@@ -177,7 +177,7 @@ def from_child(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
         stderr=subprocess.DEVNULL,
         pass_fds=[writing],
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         start_new_session=True,
     )
     os.close(writing)
