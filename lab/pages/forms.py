@@ -14,6 +14,8 @@ from lab.queries import artifacts
 from lab.templatetags.lab import number, short
 
 N_OPTIONS = 60
+FAR = 1e6
+"""A bound beyond this is no advice, and is told only when it is overstepped."""
 
 
 @dataclass
@@ -185,9 +187,9 @@ def _hint(schema: dict[str, Any]) -> str:
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     bounds = ""
-    if low is not None and high is not None:
+    if low is not None and high is not None and high < FAR:
         bounds = f" {short(low)} to {short(high)}."
-    elif low is not None:
+    elif low not in (None, 0, 1):
         bounds = f" {'Above' if 'exclusiveMinimum' in schema else 'At least'} {number(low)}."
     return f"{schema.get('description', '')}{bounds}"
 
@@ -197,6 +199,9 @@ def _said(one: dict[str, Any]) -> str:
     value: Any = one["value"]
     if one["type"] == "check":
         value = "yes" if value else "no"
+    if one["type"] == "number":
+        read = _number(value, whole=False) if value else value
+        value = number(read, 6) if isinstance(read, int | float) else value
     return f"{one['label']} {value or 'off'}{' ' + one['unit'] if one['unit'] and value else ''}"
 
 

@@ -96,7 +96,7 @@ def mesh(height: int) -> str:
 
 
 def _on_board(one: Stone, words: str) -> dict[str, Any]:
-    item = {"x": round(one.x), "y": round(one.y), "id": one.id, "small": one.small, "stage": _stage_at(one.x)}
+    item = {"x": round(one.x), "y": round(one.y), "id": one.id, "small": one.small, "stage": _stage(one)}
     if one.project:
         n_left, n_groups = waiting_groups(one.project)
         look = "people" if one.project.closed or not n_left else "people running"
@@ -115,9 +115,10 @@ def _on_board(one: Stone, words: str) -> dict[str, Any]:
     return item | {"stone": stone(run.status), "number": run.pk, "name": run.name, "words": words, "url": reverse("run", args=[run.pk]), "status": run.status}  # fmt: skip
 
 
-def _stage_at(x: float) -> str:
-    nearest = min(COLUMNS, key=lambda name: abs(COLUMNS[name] - x))
-    return COLUMN_TITLES[nearest][0]
+def _stage(one: Stone) -> str:
+    """The stage's title, for phones, where there are no columns. What people rank serves alignment."""
+    recipe = recipes.all_recipes().get(one.run.kind) if one.run else None
+    return COLUMN_TITLES[recipe.stage if recipe else "aligned" if not one.run else "pages"][0]
 
 
 def _waiting_for_people() -> list[dict[str, Any]]:

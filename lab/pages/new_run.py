@@ -168,7 +168,7 @@ def _cost(recipe: Recipe, filled: Filled, errors: dict[str, str]) -> dict[str, A
         else None,
         "disk_share": estimate.disk_bytes / disk if estimate and estimate.disk_bytes and disk else None,
         "last_took": _last_took(recipe.kind, filled.preset) if not config else None,
-        "n_ahead": Run.objects.filter(status="queued", deleted=None).count(),
+        "n_ahead": Run.objects.filter(status="queued", pending={}, deleted=None).count(),
         "snippets": _snippets(recipe, filled, config, inputs),
     }
 

@@ -95,6 +95,7 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
     if tab == "lineage":
         nodes = artifacts.lineage(run)["nodes"]
         numbers = {node["number"] for node in nodes if node["type"] == "run"}
+        numbers |= {other.pk for other in services.dependants(run)}
         return {**board_parts(numbers), "things": [node for node in nodes if node["type"] != "run"]}
     return {"inputs": run.inputs.select_related("artifact")}
 

@@ -329,7 +329,7 @@ def _path(source: Stone, target: Stone, stones: list[Stone]) -> str:
     if y1 == y2 or x1 == x2:
         return f"M{x1} {y1}L{x2} {y2}"
     low, high = sorted((source.y, target.y))
-    blocked = any(s.x == source.x and low < s.y < high for s in stones)
-    if blocked or x2 < x1:
+    in_the_way = [s for s in stones if s.x == source.x and low <= s.y <= high and s is not source]
+    if in_the_way or x2 < x1:
         return f"M{x1} {y1}L{x2} {y1}L{x2} {y2}"
     return f"M{x1} {y1}L{x1} {y2}L{x2} {y2}"

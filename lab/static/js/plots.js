@@ -30,12 +30,28 @@
       .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
     return { ...layout, margin: { l: 52, r: 24 + 7 * Math.max(4, ...ends.map((end) => end.text.length)), t: 10, b: 40, ...layout.margin }, annotations: ends };
   }
+  // Names at the ends of lines that would overlap are moved apart, the lowest first.
+  function apart(layout, data, height) {
+    const ends = (layout.annotations || []).filter((one) => one.xshift === 6 && Number.isFinite(one.y));
+    const values = data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : [])).filter(Number.isFinite);
+    if (ends.length < 2 || !values.length || layout.yaxis?.type === "log") return;
+    const low = Math.min(...values), pixels = Math.max(60, height - 60) / ((Math.max(...values) - low) || 1) / 1.1;
+    const xs = data.flatMap((trace) => trace.x || []).filter(Number.isFinite), reach = (Math.max(...xs) - Math.min(...xs)) / 12 || 1;
+    ends.sort((a, b) => a.y - b.y).forEach((one, i) => {
+      one.yshift = 0;
+      for (const other of ends.slice(0, i)) if (Math.abs(other.x - one.x) < reach) one.yshift = Math.max(one.yshift, (other.y - one.y) * pixels + other.yshift + 14);
+    });
+  }
   const Lab = (window.Lab ??= {});
   Lab.color = color;
   Lab.plot = (node, data, layout = {}) => {
     node.figure = { data, layout };
     drawn.add(node);
-    return Plotly.react(node, data.map(painted), { ...painted(named(data, layout)), template: template(), height: layout.height || node.clientHeight || 310 }, config);
+    // With Plotly's buttons inside it is no longer one picture.
+    if (node.getAttribute("role") === "img") node.setAttribute("role", "figure");
+    const whole = named(data, layout);
+    apart(whole, data, layout.height || node.clientHeight || 310);
+    return Plotly.react(node, data.map(painted), { ...painted(whole), template: template(), height: layout.height || node.clientHeight || 310 }, config);
   };
   Lab.redraw = (node) => Lab.plot(node, node.figure.data, node.figure.layout);
   const again = () => { for (const node of drawn) if (node.isConnected) Lab.redraw(node); else drawn.delete(node); };

@@ -29,7 +29,7 @@
     const found = [], end = (points) => { let i = points.steps.length - 1; while (i > 0 && points.values[i] === null) i -= 1; return i; };
     const at = end(main.curve);
     if (at >= 0) found.push({ x: main.curve.steps[at], y: y(main.curve.values[at]), text: `<b>${digits(main.curve.values[at])}</b>`, xshift: 6, font: { color: "--c1" } });
-    if (main.rival?.steps.length) { const i = end(main.rival); found.push({ x: main.rival.steps[i], y: y(main.rival.values[i]), text: `#${main.rival.run}`, xshift: 6, yshift: at >= 0 && Math.abs(main.rival.steps[i] - main.curve.steps[at]) < (main.total || 1) / 8 ? 14 : 0, font: { color: "--ink-3" } }); }
+    if (main.rival?.steps.length) { const i = end(main.rival); found.push({ x: main.rival.steps[i], y: y(main.rival.values[i]), text: `#${main.rival.run}`, xshift: 6, font: { color: "--ink-3" } }); }
     return found;
   }
   let scale = "linear";
@@ -91,8 +91,7 @@
     all.x.push(...steps);
     all.y.push(...values);
     smalls.set(figure, all);
-    const label = figure.querySelector("[data-last]"), unit = label.querySelector("span");
-    label.firstChild.textContent = `${digits(values.at(-1))}${unit ? " " : ""}`;
+    figure.querySelector("[data-last]").textContent = digits(values.at(-1));
     const stride = Math.ceil(all.y.length / 60), points = all.y.map((value, i) => [all.x[i], value]).filter(([, value], i) => value !== null && (i % stride === 0 || i === all.y.length - 1));
     if (points.length < 2) return;
     const low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[1]));

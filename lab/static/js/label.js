@@ -1,0 +1,280 @@
+// Ranking by keys: digits pick in order, = ties the last pick with the one above, arrows move it, 0 marks all
+// bad, u undoes, s skips, f goes to its flags, Enter hands in. The order is a list of groups: [[0], [2, 1], …].
+// The answers stay in their places. What is ranked so far is kept in this browser until it is handed in.
+(() => {
+  const data = JSON.parse(document.getElementById("label-data").textContent);
+  const form = document.getElementById("rank-form"), answers = document.getElementById("answers"), list = document.getElementById("order");
+  const hand = form.querySelector('[data-do="hand"]'), saved = document.getElementById("saved"), strip = document.querySelector(".strip-order");
+  const instructions = document.getElementById("instructions"), nothing = document.getElementById("nothing");
+  let task = data.task, order = [], past = [], last = -1, bad = false, flags = {}, seconds = 0, since = 0, busy = false, times = [];
+
+  const make = (name, className, text) => {
+    const node = document.createElement(name);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const flat = () => order.flat();
+  const n = () => task?.completions.length || 0;
+  const state = () => JSON.stringify([order, last, bad, flags]);
+  const rankOf = (i) => { let rank = 1; for (const tie of order) { if (tie.includes(i)) return rank; rank += tie.length; } return 0; };
+  const say = (text, failed = false) => { saved.textContent = text; saved.classList.toggle("fail", failed); };
+  const elapsed = () => seconds + (since ? (performance.now() - since) / 1000 : 0);
+
+  // Time counts while the page is in view.
+  document.addEventListener("visibilitychange", () => { seconds = elapsed(); since = document.hidden ? 0 : performance.now(); });
+
+  // What was ranked so far, in this browser. Private windows may refuse to keep it; ranking goes on without.
+  const key = () => `rank:${data.project}:${task.id}`;
+  const keep = () => { try { localStorage.setItem(key(), JSON.stringify({ order, last, bad, flags, seconds: elapsed() })); say("Saved in this browser as you go"); } catch { say(""); } };
+  const forget = (id) => { try { localStorage.removeItem(`rank:${data.project}:${id}`); } catch { /* nothing was kept */ } };
+  function recall() {
+    try {
+      const kept = JSON.parse(localStorage.getItem(key()));
+      if (kept && kept.order.flat().every((i) => Number.isInteger(i) && i >= 0 && i < n())) return kept;
+    } catch { /* begin anew */ }
+    return null;
+  }
+  const change = (does) => { const before = state(); does(); if (state() !== before) { past.push(before); keep(); } draw(); };
+
+  function begin(next, kept = null) {
+    task = next;
+    form.hidden = !task;
+    nothing.hidden = Boolean(task);
+    if (!task) { document.querySelectorAll("#nothing [data-do]").forEach((one) => { one.hidden = false; }); return; }
+    const known = kept || recall() || {};
+    order = known.order || []; last = known.last ?? -1; bad = known.bad || false; flags = known.flags || {}; past = [];
+    seconds = known.seconds || 0;
+    since = document.hidden ? 0 : performance.now();
+    form.elements.group.value = task.id;
+    document.getElementById("prompt").textContent = task.prompt;
+    answers.replaceChildren(...task.completions.map(answer));
+    document.querySelector("[data-last]").textContent = Math.min(9, n());
+    const each = times.length ? ` · about ${Math.round(times.reduce((a, b) => a + b) / times.length)} s each` : "";
+    document.getElementById("done").textContent = `${task.rankings.toLocaleString("en-GB")} of ${task.wanted.toLocaleString("en-GB")} ranked · yours: ${task.mine.toLocaleString("en-GB")}${each}`;
+    const bar = document.getElementById("done-bar");
+    bar.style.setProperty("--v", `${100 * task.rankings / Math.max(1, task.wanted)}%`);
+    bar.setAttribute("aria-valuenow", task.rankings);
+    draw();
+  }
+
+  function answer(text, i) {
+    const item = make("li", "answer"), words = make("p", "pre", text), badge = make("span", "badge"), group = make("div", "flags");
+    item.dataset.i = i;
+    item.tabIndex = -1;
+    words.dir = "auto";
+    badge.setAttribute("aria-hidden", "true");
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", `Flags for response ${i + 1}`);
+    for (const flag of data.flags) {
+      const button = make("button", "", flag);
+      button.type = "button";
+      button.dataset.flag = flag;
+      group.append(button);
+    }
+    item.append(make("kbd", "", i + 1), words, badge);
+    if (task.cut_off[i]) item.append(make("span", "tag cut-off", "cut off at the length limit"));
+    // The one way to pick without a pointer or a digit: a button that reads the answer's place.
+    const pick = make("button", "vh pick", `Pick response ${i + 1} as next best`);
+    pick.type = "button";
+    pick.dataset.pick = i;
+    item.append(group, pick);
+    return item;
+  }
+
+  function draw() {
+    [...answers.children].forEach((item, i) => {
+      const rank = rankOf(i), badge = item.querySelector(".badge");
+      badge.replaceChildren();
+      if (rank || bad) badge.append(make("span", `stone people l${bad ? " failed" : ""}`, bad ? "" : rank));
+      item.classList.toggle("placed", rank > 0);
+      item.classList.toggle("last", i === last && rank > 0);
+      const pick = item.querySelector("[data-pick]");
+      if (pick) pick.textContent = rank ? `Response ${i + 1} is at place ${rank}; take it back` : `Pick response ${i + 1} as next best`;
+      item.querySelectorAll("[data-flag]").forEach((button) => button.setAttribute("aria-pressed", String((flags[i] || []).includes(button.dataset.flag))));
+    });
+    list.replaceChildren(...order.map(row), ...Array.from({ length: Math.max(0, n() - flat().length) }, () => {
+      const item = make("li", "free");
+      item.append(make("span", "stone waiting"), make("span", "dim", "next best"));
+      return item;
+    }));
+    const placed = flat().map((i) => [rankOf(i), i]).sort((a, b) => a[0] - b[0]).map(([, i]) => make("span", "stone people", i + 1));
+    strip.replaceChildren(...(placed.length ? placed : [bad ? "all bad" : "best first: tap an answer"]));
+    hand.setAttribute("aria-disabled", String(busy || !(bad || (n() && flat().length === n()))));
+  }
+
+  function row(tie, at) {
+    const item = make("li", tie.length > 1 ? "is-tie" : "");
+    item.dataset.at = at;
+    item.classList.toggle("chosen", tie.includes(last));
+    for (const i of tie) {
+      const line = make("span", "tied"), gist = make("span", "gist", task.completions[i]);
+      gist.dir = "auto";
+      line.append(make("span", "stone people", rankOf(i)), make("kbd", "", i + 1), gist);
+      item.append(line);
+    }
+    const acts = make("span", "order-acts");
+    for (const [what, sign, words] of [["up", "↑", "Move up"], ["down", "↓", "Move down"], ["tie", "=", tie.length > 1 ? "Untie" : "Tie with the one above"], ["out", "×", "Take back"]]) {
+      const button = make("button", "btn quiet small", sign);
+      button.type = "button";
+      button.dataset.act = what;
+      button.setAttribute("aria-label", `${words}: response ${tie.map((i) => i + 1).join(" and ")}`);
+      button.title = words;
+      acts.append(button);
+    }
+    item.append(acts);
+    return item;
+  }
+
+  // What one does to the order.
+  const pick = (i) => { if (i < n() && !flat().includes(i)) change(() => { bad = false; order.push([i]); last = i; }); else if (i < n()) { last = i; draw(); } };
+  const takeBack = (i) => change(() => { order = order.map((tie) => tie.filter((j) => j !== i)).filter((tie) => tie.length); last = flat().at(-1) ?? -1; });
+  const placeOf = (i) => order.findIndex((tie) => tie.includes(i));
+  function tieUp() {
+    const at = placeOf(last);
+    if (at >= 0 && order[at].length > 1) change(() => { order[at] = order[at].filter((i) => i !== last); order.splice(at + 1, 0, [last]); });
+    else if (at > 0) change(() => { order[at - 1].push(...order[at]); order.splice(at, 1); });
+  }
+  function move(from, to) {
+    if (from < 0 || to < 0 || to >= order.length || from === to) return;
+    change(() => { const [tie] = order.splice(from, 1); order.splice(to, 0, tie); if (!tie.includes(last)) last = tie[0]; });
+  }
+  const flag = (i, name) => change(() => {
+    const now = flags[i] || [];
+    flags = { ...flags, [i]: now.includes(name) ? now.filter((one) => one !== name) : [...now, name] };
+    if (!flags[i].length) delete flags[i];
+  });
+
+  async function call(path, body) {
+    let answer;
+    try {
+      answer = await fetch(`/api/v1/labeling/${path}`, { method: "POST", headers: { "Content-Type": "application/json", Accept: "application/json" }, body: JSON.stringify(body || {}) });
+    } catch { throw new Error("The lab does not answer. Your order is kept in this browser; try again."); }
+    if (answer.status === 204) return null;
+    const told = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw Object.assign(new Error(told.errors?.[0]?.message || told.detail || `The lab answered ${answer.status}.`), { status: answer.status });
+    return told;
+  }
+  async function alone(does) {
+    if (busy) return;
+    busy = true;
+    draw();
+    try { await does(); } catch (error) {
+      say(error.message, true);
+      if (error.status === 409) begin(await call(`projects/${data.project}/next`).catch(() => task));
+    } finally { busy = false; draw(); }
+  }
+  async function next(words) {
+    begin(await call(`projects/${data.project}/next`));
+    say(words);
+    scrollTo({ top: 0 });
+    document.getElementById("prompt").focus({ preventScroll: true });
+  }
+
+  const does = {
+    hand: () => {
+      if (hand.getAttribute("aria-disabled") === "true") return say(n() - flat().length === 1 ? "One answer has no place yet." : `${n() - flat().length} answers have no place yet.`);
+      return alone(async () => {
+        const whole = bad ? [[...Array(n()).keys()]] : order, took = Math.min(86400, elapsed());
+        await call(`tasks/${task.id}/ranking`, { order: whole, all_bad: bad, flags, seconds: Math.round(took * 10) / 10 });
+        forget(task.id);
+        times = [...times.slice(-19), took];
+        await next("Handed in. Undo with u.");
+      });
+    },
+    skip: () => alone(async () => { await call(`tasks/${task.id}/skip`); forget(task.id); await next("Skipped: it goes to somebody else."); }),
+    undo: () => {
+      if (past.length && task) { [order, last, bad, flags] = JSON.parse(past.pop()); keep(); return draw(); }
+      return alone(async () => {
+        const back = await call(`projects/${data.project}/undo`);
+        begin(back, { order: back.all_bad ? [] : back.order, last: back.order.flat().at(-1) ?? -1, bad: back.all_bad, flags: back.flags, seconds: 0 });
+        say("Your last ranking is back.");
+      });
+    },
+    bad: () => change(() => { bad = !bad; if (bad) { order = []; last = -1; } }),
+    flags: () => { const at = last >= 0 ? last : 0; answers.children[at]?.querySelector("[data-flag]")?.focus(); },
+  };
+
+  // Before the keys of every page, which know nothing of digits and arrows.
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.target.matches("input, textarea, select")) return;
+    const done = () => { event.preventDefault(); event.stopPropagation(); };
+    if (event.key === "?") { done(); return instructions.open ? instructions.close() : instructions.showModal(); }
+    if (instructions.open) return;
+    if (event.key === "u" && !task) { done(); return does.undo(); }
+    if (!task) return;
+    const inFlags = event.target.closest?.(".flags");
+    if (inFlags && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
+      done();
+      const all = [...inFlags.children];
+      return all[(all.indexOf(event.target) + (event.key === "ArrowRight" ? 1 : all.length - 1)) % all.length].focus();
+    }
+    if (inFlags && event.key === "Escape") { done(); return event.target.blur(); }
+    if (event.key >= "1" && event.key <= "9") { done(); pick(Number(event.key) - 1); }
+    else if (event.key === "=") { done(); tieUp(); }
+    else if (event.key === "ArrowUp") { done(); move(placeOf(last), placeOf(last) - 1); }
+    else if (event.key === "ArrowDown") { done(); move(placeOf(last), placeOf(last) + 1); }
+    else if (event.key === "Enter" && !event.target.closest("button, a")) { done(); does.hand(); }
+    else {
+      const act = { 0: does.bad, u: does.undo, s: does.skip, f: does.flags }[event.key];
+      if (act) { done(); act(); }
+    }
+  }, true);
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-instructions]")) return instructions.showModal();
+    const button = event.target.closest("button");
+    if (button?.dataset.do) { event.preventDefault(); return void does[button.dataset.do](); }
+    if (button?.dataset.flag) return flag(Number(button.closest(".answer").dataset.i), button.dataset.flag);
+    if (button?.dataset.pick) { const i = Number(button.dataset.pick); return flat().includes(i) ? takeBack(i) : pick(i); }
+    const line = event.target.closest("#order li[data-at]");
+    if (line) {
+      const at = Number(line.dataset.at);
+      if (!order[at].includes(last)) { last = order[at][0]; draw(); }
+      const act = button?.dataset.act;
+      if (act === "up") move(at, at - 1); else if (act === "down") move(at, at + 1);
+      else if (act === "tie") tieUp(); else if (act === "out") takeBack(last);
+      return undefined;
+    }
+    const item = event.target.closest(".answer");
+    // Somebody who marks words with the mouse does not want to pick.
+    if (item && !getSelection().toString()) pick(Number(item.dataset.i));
+    return undefined;
+  });
+
+  // Drag in the list, with a mouse or a finger.
+  let dragged = -1, start = 0;
+  list.addEventListener("pointerdown", (event) => {
+    const item = event.target.closest("li[data-at]");
+    if (!item || event.target.closest("button") || event.button) return;
+    dragged = Number(item.dataset.at);
+    start = event.clientY;
+    list.setPointerCapture(event.pointerId);
+  });
+  list.addEventListener("pointermove", (event) => {
+    if (dragged < 0) return;
+    const items = [...list.querySelectorAll("li[data-at]")], item = items[dragged];
+    item.classList.add("dragged");
+    item.style.translate = `0 ${event.clientY - start}px`;
+  });
+  const drop = (event) => {
+    if (dragged < 0) return;
+    const items = [...list.querySelectorAll("li[data-at]")], from = dragged;
+    items[from].style.translate = "";
+    items[from].classList.remove("dragged");
+    dragged = -1;
+    if (Math.abs(event.clientY - start) < 6) {
+      last = order[from][0];
+      return draw();
+    }
+    const middles = items.map((item) => { const box = item.getBoundingClientRect(); return box.top + box.height / 2; });
+    const to = middles.filter((middle, i) => i !== from && middle < event.clientY).length;
+    return move(from, to);
+  };
+  list.addEventListener("pointerup", drop);
+  list.addEventListener("pointercancel", () => { dragged = -1; draw(); });
+
+  form.addEventListener("submit", (event) => event.preventDefault());
+  begin(task);
+  if (task && !recall()) say("Saved in this browser as you go");
+})();
