@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import connections
 from django.test import AsyncClient
 from django.utils import timezone
 
@@ -21,6 +22,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     monkeypatch.setattr(events, "POLL", 0.01)
+
+
+@pytest.fixture(autouse=True)
+async def _no_connection_left():
+    """The thread in which asynchronous tests ask the database outlives them, and PostgreSQL drops no database in use."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
