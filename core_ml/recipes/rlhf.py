@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
-from core_ml.events import Event, Figure, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from core_ml.tokenizer.tokenizer import Tokenizer
 
 OPTIMIZER, REPORTS = "Optimizer", "Reports"
+KEPT = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
+SIZES = {
+    "prompts_per_step",
+    "n_completions",
+    "max_new_tokens",
+    "minibatches",
+    "clip",
+    "kl_coef",
+    "grad_clip",
+    "seed",
+}
 AVERAGED = 3  # updates whose mean stands for the beginning and the end of the run
 
 
@@ -60,10 +71,9 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
     from core_ml.errors import UserError
-    from core_ml.feedback import policy as learning
+    from core_ml.feedback.practice import Practice
     from core_ml.feedback.prompts import read_prompts
     from core_ml.feedback.reward_model import RewardModel
-    from core_ml.feedback.rollout import practise, prompts_of_step
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
     from core_ml.training import state
@@ -90,52 +100,23 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     watched, practised = prompts[: config.n_watched], prompts[config.n_watched :]
     parameters = [p for name, p in policy.named_parameters() if not name.startswith("value_head.")]
     optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    practice = Practice(
+        policy=policy,
+        chat=chat,
+        tokenizer=tokenizer,
+        reward=reward,
+        optimizer=optimizer,
+        prompts=practised,
+        **config.model_dump(include=SIZES),
+    )
     notes: dict[str, Any] = {"history": [], "watched": []}
 
     def advance(step: int) -> list[Event]:
-        lr = scale_lr([optimizer], lr_share(step - 1, config.steps, "wsd", config.warmup, config.cooldown))
-        rollouts = practise(
-            policy,
-            tokenizer,
-            reward,
-            prompts_of_step(practised, step, config.prompts_per_step, config.seed),
-            n=config.n_completions,
-            max_new_tokens=config.max_new_tokens,
-            temperature=1.0,  # what the policy gradient is derived for
-            seed=config.seed * 1_000_003 + step,
-        )
-        rewards = torch.tensor(rollouts.rewards).view(-1, config.n_completions)
-        # The scale of a reward means nothing; the floor keeps a batch of equal rewards at 0.
-        advantages = learning.rloo_advantages(rewards) / (rewards.std() + 1e-4)
-        before = learning.look_back(policy, chat, rollouts.rows)
-        order = torch.randperm(
-            len(rollouts.rows), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        )
-        updates = [
-            learning.update(
-                policy,
-                optimizer,
-                rollouts.rows,
-                before,
-                advantages.flatten().tolist(),
-                part.tolist(),
-                clip=config.clip,
-                kl_coef=config.kl_coef,
-                grad_clip=config.grad_clip,
-            )
-            for part in order.chunk(config.minibatches)
-        ]
-        values = {
-            **rollouts.measures(),
-            **before.measures(),
-            "reward_std": rewards.std().item(),
-            "loss": sum(u.loss for u in updates) / len(updates),
-            "clipfrac": sum(u.clipfrac for u in updates) / len(updates),
-            "grad_norm": sum(u.grad_norm for u in updates) / len(updates),
-            "lr": lr,
-        }
+        share = lr_share(step - 1, config.steps, "wsd", config.warmup, config.cooldown)
+        lr = scale_lr([optimizer], share)
+        values = practice.step(step)
         notes["history"].append({name: values[name] for name in KEPT if name in values})
-        return [Metric(step, values)]
+        return [Metric(step, {**values, "lr": lr})]
 
     def watch(step: int) -> Iterator[Event]:
         yield Progress(step, config.steps, message="answering the prompts kept aside")
@@ -153,9 +134,6 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     )
     yield from loop.run(workspace)
     yield from _publish(config, workspace, policy, tokenizer, notes)
-
-
-KEPT = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
 
 
 def _watch(
@@ -195,6 +173,7 @@ def _watch(
 def _publish(
     config: RlhfConfig, workspace: Workspace, policy: "GPT", tokenizer: "Tokenizer", notes: dict[str, Any]
 ) -> Iterator[Event]:
+    from core_ml.feedback.practice import findings, reward_over_kl
     from core_ml.model import checkpoint
 
     history, watched = notes["history"], notes["watched"]
@@ -208,73 +187,15 @@ def _publish(
         if name in watched[0]:
             summary[f"val_{name}_first"] = round(watched[0][name], 4)
             summary[f"val_{name}_last"] = round(watched[-1][name], 4)
-    summary["findings"] = _findings(watched[0], watched[-1], summary["kl_last"])
+    summary["findings"] = findings(watched[0], watched[-1], summary["kl_last"])
     output = workspace.create("checkpoint", "checkpoint", role="aligned")
     try:
         checkpoint.save(policy, tokenizer, output.path)
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
-    yield _over_kl(history, summary["findings"][0])
+    yield reward_over_kl(history, summary["findings"][0])
     yield Summary(summary)
-
-
-def _findings(before: dict[str, Any], after: dict[str, Any], kl: float) -> list[str]:
-    """What practice changed on prompts that it never saw, and what it did not change or made worse."""
-    from core_ml.evaluation.statistics import paired_change
-
-    n = len(before["rewards"])
-    findings = [
-        f"The mean reward of greedy answers to {n} prompts kept aside went from {before['reward']:.2f} to "
-        f"{after['reward']:.2f}, at {kl:.1f} nats of KL an answer."
-    ]
-    if not before["judged"]:
-        return [*findings, "No stated preference can judge these prompts: only the reward model has."]
-    verbs = {}
-    for name, what in (("liked", "liked by the stated preference"), ("correct", "correct")):
-        change = paired_change(before["judged"][name], after["judged"][name])
-        verbs[name] = "rose" if change.low > 0 else "fell" if change.high < 0 else "did not change measurably"
-        numbers = f"{before[name]:.0%} before, {after[name]:.0%} after"
-        findings.append(f"The share of them that is {what} {verbs[name]}: {numbers}.")
-    if after["reward"] > before["reward"] and verbs["liked"] != "rose":
-        findings.append("The reward rose and the preference did not follow: the reward model was fooled.")
-    elif verbs["correct"] == "fell":
-        findings.append("The reward rose while answers became wrong more often: the reward model was fooled.")
-    return findings
-
-
-def _over_kl(history: list[dict[str, float]], finding: str) -> Figure:
-    x = [max(0.0, h["kl"]) ** 0.5 for h in history]
-    names = {"reward": "reward model", "liked": "liked by the stated preference", "correct": "correct"}
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": title,
-            "x": x,
-            "y": [h[name] for h in history],
-            "yaxis": "y" if name == "reward" else "y2",
-        }
-        for name, title in names.items()
-        if name in history[0]
-    ]
-    layout = {
-        "xaxis": {"title": {"text": "√KL to the chat model (√nats an answer)"}},
-        "yaxis": {"title": {"text": "reward"}},
-        "yaxis2": {
-            "title": {"text": "share of answers"},
-            "overlaying": "y",
-            "side": "right",
-            "range": [0, 1],
-        },
-    }
-    return Figure(
-        "reward_over_kl",
-        len(history),
-        "What the reward model and the stated preference say as the model moves away",
-        {"data": data, "layout": layout},
-        finding,
-    )
 
 
 def cost(config: RlhfConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
