@@ -36,6 +36,11 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if fits else contextlib.nullcontext()
 
 
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens one forward and backward pass takes; a larger batch is split, and its gradients summed."""
+    return 65_536 if device.type == "cuda" else 8_192
+
+
 def peak_flops(device: torch.device, size: int | None = None) -> float:
     """Operations per second of one large matrix product here, as training does them; what MFU divides by."""
     size = size or (4096 if device.type == "cuda" else 768)

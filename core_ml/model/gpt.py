@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, d, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache | None, layer: int
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """x: (B, T, d_model); mask: bool, True where a query may look, broadcastable to (B, 1, T, S)."""
         config, (B, T, d) = self.config, x.shape
@@ -128,7 +128,7 @@ class GPT(nn.Module):
             if past + T > self.config.max_seq_len:
                 raise ValueError(f"{past + T} tokens do not fit in max_seq_len {self.config.max_seq_len}")
             positions = torch.arange(past, past + T, device=ids.device)[None]
-        if mask is None:
+        if mask is None and (past or written_out(ids.device, T)):
             mask = torch.ones(T, past + T, dtype=torch.bool, device=ids.device).tril(past)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, d_head / 2)
         x = norm(self.embedding(ids))
@@ -180,13 +180,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def written_out(device: torch.device, n_keys: int) -> bool:
+    return device.type == "cpu" and n_keys <= WRITTEN_OUT_UP_TO
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention: q (B, n_head, T, d_head), k and v (B, n_kv_head, S, d_head) to q's shape.
 
+    No mask means causal, with S = T, which the fused kernels know how to skip.
     Source: Ainslie et al. 2023, arXiv:2305.13245.
     """
-    if q.device.type != "cpu" or k.size(2) > WRITTEN_OUT_UP_TO:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.size(1) != k.size(1))
+    if mask is None or not written_out(q.device, k.size(2)):
+        # Repeated here: not every fused kernel takes shared heads, and those that do not fall back silently.
+        k, v = (z.repeat_interleave(q.size(1) // z.size(1), dim=1) for z in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     B, n_head, T, d_head = q.shape
     n_kv_head, S = k.shape[1:3]
     # Query heads that share a key head are stacked along time: no key is copied.

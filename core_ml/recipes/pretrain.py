@@ -18,7 +18,8 @@ from core_ml.workspace import Workspace
 NETWORK, OPTIMIZER, REPORTS, MACHINE = "Network", "Optimizer", "Reports", "Machine"
 PROMPT_TOKENS = 8
 TEMPERATURE = 0.8
-CORE_FLOPS = 5e10  # what one processor core does of a small network's operations in a second, measured
+TOKENS_AT_ONCE = 8192  # of one pass on a processor
+CORE_FLOPS = 1e11  # what one processor core does of a small network's operations in a second, measured
 
 
 class PretrainConfig(RecipeConfig):
@@ -127,7 +128,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.training import state
     from core_ml.training.evaluate import Validation
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.loss import token_nll
+    from core_ml.training.loss import backward
     from core_ml.training.optim import clip, optimizers, scale_lr
     from core_ml.training.packing import Batches, Tokens, pack
 
@@ -155,8 +156,8 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
-        loss = token_nll(model, torch.from_numpy(batches.batch(step)).to(target)).mean()
-        loss.backward()
+        ids = torch.from_numpy(batches.batch(step)).to(target)
+        loss = backward(model, ids, device.tokens_at_once(target))
         grad_norm = clip(model, config.grad_clip)
         share = lr_share(step - 1, config.steps, config.schedule, config.warmup, config.cooldown)
         lr = scale_lr(opts, share)
@@ -253,10 +254,11 @@ def cost(config: PretrainConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cos
     # Measuring costs a third of training on the same tokens: it has no backward pass.
     flops = network.flops_per_token(config.seq_len) * (tokens + rounds * config.val_tokens / 3)
     per_token = 4 * (12 * network.d_model * network.n_layer + 3 * vocab_size)
-    n_bytes = sum(summary.get("n_bytes", 0) for summary in inputs.get("documents", []))
+    at_once = min(config.batch_size * config.seq_len, TOKENS_AT_ONCE)
+    n_bytes = sum(summary.get("bytes_text", 0) for summary in inputs.get("documents", []))
     return Cost(
         seconds=10 + flops / CORE_FLOPS,
-        memory_bytes=int(4e8 + 16 * network.n_parameters + per_token * config.batch_size * config.seq_len),
+        memory_bytes=int(4e8 + 16 * network.n_parameters + per_token * at_once),
         disk_bytes=int(4 * network.n_parameters + 2 * 12 * network.n_parameters + n_bytes),
         facts={
             "parameters": f"{network.n_parameters:,}",

@@ -14,6 +14,7 @@ from core_ml.workspace import Workspace
 
 HELD_OUT_EVERY = 50  # one text in so many is measured and not learned from
 HELD_OUT_BYTES = 2_000_000
+STOP_WITHIN = 1.5  # seconds
 BYTES_PER_SECOND = 3e6
 
 
@@ -46,7 +47,9 @@ class _Corpus:
 
     def __iter__(self) -> Iterator[str]:
         for text in self._texts():
-            if self.stopped or self.n_bytes >= self.config.max_megabytes * 1e6:
+            if self.stopped:
+                raise InterruptedError("the run was stopped")
+            if self.n_bytes >= self.config.max_megabytes * 1e6:
                 return
             self.n_texts += 1
             size = len(text.encode("utf-8", "replace"))
@@ -143,6 +146,8 @@ def _train(corpus: _Corpus, vocab_size: int) -> Generator[Event, None, Tokenizer
             )
     finally:
         corpus.stopped = True
+        # The interpreter must not end under a thread that still reads; learning merges may take longer than that.
+        thread.join(timeout=STOP_WITHIN)
     if "error" in result:
         raise result["error"]
     return result["tokenizer"]
@@ -180,7 +185,8 @@ def _histogram(lengths: dict[int, int], bytes_per_token: float) -> Figure:
 
 def cost(config: TokenizerConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     n_bytes = min(
-        sum(summary.get("n_bytes", 0) for summary in inputs.get("documents", [])), config.max_megabytes * 1e6
+        sum(summary.get("bytes_text", 0) for summary in inputs.get("documents", [])),
+        config.max_megabytes * 1e6,
     )
     return Cost(
         seconds=1 + (n_bytes or 3e6) / BYTES_PER_SECOND + config.vocab_size / 20_000,

@@ -17,6 +17,17 @@ def token_nll(model: GPT, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.size(0), -1)
 
 
+def backward(model: GPT, ids: Tensor, tokens_at_once: int) -> Tensor:
+    """Add the gradient of the mean loss of (B, T + 1) ids, a few rows at a time; returns that loss, detached."""
+    rows = max(1, tokens_at_once // ids.size(1))
+    total = torch.zeros((), device=ids.device)
+    for part in ids.split(rows):
+        loss = token_nll(model, part).sum() / (ids.size(0) * (ids.size(1) - 1))
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
 def masked_logprobs(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
     """Log-probabilities of the masked targets, zero elsewhere.
 

@@ -6,12 +6,12 @@ documents begin; each document follows a `<|bos|>`. Shards are mapped into memor
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core_ml.artifact import write_atomically
@@ -23,7 +23,6 @@ from core_ml.training import split
 INDEX = "index.json"
 SHARD_TOKENS = 1 << 26
 BATCH_ROWS = 64
-COLUMNS = ("id", "url", "text")
 
 
 def pack(files: list[Path], tokenizer: Tokenizer, folder: Path, val_share: float) -> Iterator[Event]:
@@ -35,17 +34,17 @@ def pack(files: list[Path], tokenizer: Tokenizer, folder: Path, val_share: float
         return
     folder.mkdir(parents=True, exist_ok=True)
     n_documents = check(files)
-    chosen = split.choose(_sizes(files), val_share)
+    chosen = split.choose(((url, id, len(text.encode())) for url, id, text in rows(files)), val_share)
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     writers = {name: _ShardWriter(folder, name, dtype) for name in ("train", "val")}
     done = 0
-    for batch in rows(files, COLUMNS):
-        texts = [text or "" for text in batch["text"].to_pylist()]
-        keys = zip(batch["url"].to_pylist(), batch["id"].to_pylist(), strict=True)
-        for ids, text, (url, id) in zip(tokenizer.encode_batch(texts), texts, keys, strict=True):
-            name = "val" if chosen.is_validation(url or "", id or "") else "train"
-            writers[name].add([tokenizer.bos_id, *ids], len(text.encode("utf-8", "replace")))
-        done += len(texts)
+    documents = rows(files)
+    while batch := list(islice(documents, BATCH_ROWS)):
+        encoded = tokenizer.encode_batch([text for _, _, text in batch])
+        for (url, id, text), ids in zip(batch, encoded, strict=True):
+            name = "val" if chosen.is_validation(url, id) else "train"
+            writers[name].add([tokenizer.bos_id, *ids], len(text.encode()))
+        done += len(batch)
         yield Progress(done, n_documents, "documents", "packing tokens")
     index = {name: writer.finish() for name, writer in writers.items()}
     for name, wanted in (("train", "training"), ("val", "validation")):
@@ -65,10 +64,9 @@ def check(files: list[Path]) -> int:
             metadata = pq.read_schema(file), pq.read_metadata(file)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file.name} is damaged: {error}", field="documents") from None
-        missing = [name for name in COLUMNS if name not in metadata[0].names]
-        if missing:
+        if "text" not in metadata[0].names:
             raise UserError(
-                f"{file.name} has no column {missing[0]!r}: it does not hold documents", field="documents"
+                f"{file.name} has no column 'text': it does not hold documents", field="documents"
             )
         n += metadata[1].num_rows
     if n == 0:
@@ -76,18 +74,16 @@ def check(files: list[Path]) -> int:
     return n
 
 
-def rows(files: list[Path], columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    """Small batches of rows, a row group at a time in memory."""
+def rows(files: list[Path]) -> Iterator[tuple[str, str, str]]:
+    """(url, id, text) of every document, a few in memory; a row without an id is named by its place."""
     for file in files:
         with pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
-
-
-def _sizes(files: list[Path]) -> Iterator[tuple[str, str, int]]:
-    for batch in rows(files, COLUMNS):
-        lengths = pc.fill_null(pc.binary_length(batch["text"]), 0).to_pylist()
-        for url, id, size in zip(batch["url"].to_pylist(), batch["id"].to_pylist(), lengths, strict=True):
-            yield url or "", id or "", size
+            columns = [name for name in ("url", "id", "text") if name in parquet.schema_arrow.names]
+            number = 0
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row.get("url") or "", row.get("id") or f"{file.name}:{number}", row["text"] or ""
 
 
 class _ShardWriter:

@@ -1,7 +1,7 @@
 """What a training run needs to go on: weights, optimizer state, notes, without pickle.
 
-A loop whose data follow from (seed, step) has no other state, so a resumed run repeats an undisturbed one to
-the bit: same device, same number of threads.
+A loop whose data follow from (seed, step) has no other state, so on a processor a resumed run repeats an
+undisturbed one to the bit, the number of threads being the same. Kernels of a GPU may add in another order.
 """
 
 import json

@@ -14,7 +14,7 @@ from core_ml.events import Event, Metric, Progress, Sample
 from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.training import state
 from core_ml.training.loop import Chore, Loop, every, resumed
-from core_ml.training.loss import bits_per_byte, masked_logprobs, token_nll
+from core_ml.training.loss import backward, bits_per_byte, masked_logprobs, token_nll
 from core_ml.training.optim import Muon, clip, optimizers, orthogonal, scale_lr
 from core_ml.training.schedule import FLOOR, lr_share
 from core_ml.workspace import Workspace
@@ -108,6 +108,22 @@ def test_masked_logprobs_are_zero_elsewhere_and_the_same_where_they_count() -> N
 
 def test_a_bit_per_byte_is_a_fair_coin_for_each_byte() -> None:
     assert bits_per_byte(8 * math.log(2), 8) == pytest.approx(1.0)
+
+
+def test_a_batch_split_into_passes_has_the_gradient_of_the_whole() -> None:
+    torch.manual_seed(0)
+    model = GPT(CONFIG)
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.2)
+    ids = torch.randint(0, 40, (5, 9))
+    gradients = []
+    for tokens_at_once in (1000, 18, 1):
+        model.zero_grad()
+        loss = backward(model, ids, tokens_at_once)
+        assert loss.item() == pytest.approx(token_nll(model, ids).mean().item(), rel=1e-3)
+        gradients.append(torch.cat([param.grad.flatten() for param in model.parameters()]))
+    for split in gradients[1:]:
+        assert torch.cosine_similarity(gradients[0], split, dim=0) > 0.999
 
 
 def overfit(seed: int) -> list[float]:

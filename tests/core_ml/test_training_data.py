@@ -6,6 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core_ml.errors import UserError
@@ -33,10 +35,16 @@ def test_every_document_stands_on_one_side_after_its_bos(tmp_path: Path) -> None
         assert starts.tolist() == np.flatnonzero(ids == tokenizer.bos_id).tolist()
         texts += [tokenizer.decode(document) for document in np.split(ids, starts[1:].astype(int))]
         assert sum(len(text.encode()) for text in texts[-len(starts) :]) == tokens.n_bytes
-    import pyarrow.parquet as pq
-
     wanted = pq.read_table(tmp_path / "documents/documents-00000.parquet")["text"].to_pylist()
     assert Counter(texts) == Counter(wanted)
+
+
+def test_texts_alone_are_documents_enough(tmp_path: Path) -> None:
+    path = tmp_path / "documents-00000.parquet"
+    pq.write_table(pa.table({"text": ["The cat sees a tree.", None, "A dog.", "Nobody."]}), path)
+    list(pack([path], small.tokenizer(), tmp_path / "tokens", 0.25))
+    sides = [Tokens(tmp_path / "tokens", side).n_documents for side in ("train", "val")]
+    assert sum(sides) == 4 and min(sides) > 0
 
 
 def test_large_vocabularies_take_four_bytes_a_token() -> None:
