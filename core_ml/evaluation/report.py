@@ -176,9 +176,9 @@ def findings(candidates: Sequence[Candidate], exam: Exam) -> list[str]:
             )
     if candidates and "greedy" in candidates[-1].answers:
         parts = by_task(candidates[-1], "greedy", exam)
-        if len(parts) > 1:
-            worst = min(parts, key=lambda task: parts[task].value)
-            best = max(parts, key=lambda task: parts[task].value)
+        worst = min(parts, key=lambda task: parts[task].value)
+        best = max(parts, key=lambda task: parts[task].value)
+        if parts[best].value > parts[worst].value:
             sentences.append(
                 f"The {candidates[-1].name} model is best at {best} ({parts[best].value:.0%}) and weakest at {worst} "
                 f"({parts[worst].value:.0%})."
