@@ -1,0 +1,123 @@
+"""The playground: one or two models that continue a text or answer, token by token; and where a passage was read."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.urls import path, reverse
+
+from core_ml.errors import UserError
+from core_ml.model.checkpoint import read_config
+from core_ml.tokenizer.tokenizer import BOS
+from lab.models import Artifact
+from lab.pages import lineage
+from lab.queries import artifacts, rows
+from lab.templatetags.lab import stone
+
+SILENT = ("reward", "player")
+"""Roles of models that do not speak."""
+MAX_MODELS = 60
+MIN_PASSAGE = 8
+N_EXCERPTS, AROUND = 5, 90
+
+
+def playground(request: HttpRequest) -> HttpResponse:
+    models = [_described(one) for one in speakers()[:MAX_MODELS]]
+    known = [model["id"] for model in models]
+    chosen = [id for id in request.GET.getlist("model") if id in known][:2] or known[:1]
+    context = {
+        "section": "playground",
+        "stage": "assistant",
+        "models": models,
+        "first": chosen[0] if chosen else "",
+        "second": chosen[1] if len(chosen) > 1 else "",
+        "given": {
+            "mode": request.GET.get("mode", ""),
+            "prompt": request.GET.get("prompt", "")[:20_000],
+            "temperature": request.GET.get("temperature", "0.8"),
+            "top_p": request.GET.get("top_p", "0.95"),
+            "max_tokens": request.GET.get("max_tokens", "64"),
+            "seed": request.GET.get("seed", "37"),
+        },
+        "script": {"models": models, "search": reverse("playground_search")},
+    }
+    return render(request, "playground/playground.html", context)
+
+
+def speakers() -> Any:
+    return artifacts.visible("checkpoint").exclude(role__in=SILENT)
+
+
+def _described(artifact: Artifact) -> dict[str, Any]:
+    run = artifact.run
+    return {
+        "id": artifact.pk,
+        "name": artifact.name,
+        "role": artifact.role,
+        "number": run.pk if run else "",
+        "stone": stone(run.status) if run else "people",
+        **_shape(str(artifacts.path(artifact))),
+    }
+
+
+@lru_cache(maxsize=256)
+def _shape(folder: str) -> dict[str, Any]:
+    """What the page must know of a checkpoint; an artifact never changes, so it is read once.
+
+    `bos` begins a document: a prompt in token ids is read as it stands, and has to begin with it itself.
+    """
+    try:
+        config = read_config(folder)
+        added = json.loads((Path(folder) / "tokenizer.json").read_text())["added_tokens"]
+        bos = next((token["id"] for token in added if token["content"] == BOS), None)
+    except (UserError, OSError, ValueError, KeyError):
+        return {"vocab_size": None, "max_seq_len": None, "bos": None}
+    return {"vocab_size": config.vocab_size, "max_seq_len": config.max_seq_len, "bos": bos}
+
+
+def search(request: HttpRequest) -> JsonResponse:
+    """Where a passage stands, word for word, in the documents that a model was trained on."""
+    passage = " ".join(request.GET.get("q", "").split())[:200]
+    model = speakers().filter(pk=request.GET.get("model", "")[:80].replace("\0", "")).first()
+    if model is None:
+        return JsonResponse({"detail": "There is no such model.", "errors": []}, status=404)
+    if len(passage) < MIN_PASSAGE:
+        detail = f"Choose at least {MIN_PASSAGE} characters: shorter passages stand everywhere."
+        return JsonResponse({"detail": detail, "errors": [{"field": "q", "message": detail}]}, status=422)
+    _, _, taken = lineage.ancestors(model)
+    read = [one for one in taken.values() if one.form in ("documents", "conversations")]
+    found = []
+    for dataset in read:
+        try:
+            part = rows.page(dataset, q=passage, limit=N_EXCERPTS)
+        except UserError:
+            continue
+        address = f"{reverse('dataset', args=[dataset.pk])}?view=rows"
+        items = [_excerpt(row, passage) for row in part.items]
+        found.append({"dataset": dataset.name, "form": dataset.form, "url": address, "count": part.count, "items": items})  # fmt: skip
+    return JsonResponse({"passage": passage, "datasets": found})
+
+
+def _excerpt(row: dict[str, Any], passage: str) -> dict[str, str]:
+    texts = (
+        [row["text"] or ""]
+        if "text" in row
+        else [message["content"] or "" for message in row.get("messages") or []]
+    )
+    text = next((one for one in texts if passage.lower() in one.lower()), "")
+    at = max(0, text.lower().find(passage.lower()))
+    return {
+        "title": str(row.get("url") or f"row {row['number'] + 1:,}")[:200],
+        "before": text[max(0, at - AROUND) : at],
+        "passage": text[at : at + len(passage)],
+        "after": text[at + len(passage) : at + len(passage) + AROUND],
+    }
+
+
+urlpatterns = [
+    path("playground", playground, name="playground"),
+    path("playground/search", search, name="playground_search"),
+]

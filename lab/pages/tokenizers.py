@@ -1,0 +1,250 @@
+"""Tokenizers: a text as the numbers that a model sees, the chat protocol, two side by side, how a word was merged."""
+
+from functools import lru_cache
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import path
+
+from core_ml.errors import UserError
+from core_ml.tokenizer import inspect
+from core_ml.tokenizer.tokenizer import BYTE_OF, Message, Tokenizer
+from lab.models import Artifact
+from lab.pages import lineage
+from lab.queries import artifacts
+
+MAX_CHARS = 4000
+PER_PAGE = 240
+TEXT = (
+    "The heart of a whale beats 9.11 times a minute when it dives, and 37 times at the surface.\n"
+    "Stones skip on water because they spin; antidisestablishment does not help.\n"
+    "καλημέρα, naïve café"
+)
+TRY = (
+    ("9.11 and 9.9", "Which is larger, 9.11 or 9.9?"),
+    ("strawberry", "How many r's are in strawberry?"),
+    ("Python", "def add(a: int, b: int) -> int:\n    return a + b\n"),
+    ("Finnish", "Kivi hyppii veden pinnalla, koska se pyörii."),
+)
+QUESTION, ANSWER = (
+    "Why do stones skip on water?",
+    "A flat stone pushes the water down, and the water pushes back.",
+)
+LANGUAGES = (
+    (
+        "English",
+        "A flat stone that spins pushes the water down, and the water pushes back before the stone can sink.",
+    ),
+    (
+        "Python",
+        "for name, value in sorted(counts.items()):\n    total += value\n    print(f'{name}: {value}')\n",
+    ),
+    ("Finnish", "Litteä kivi painaa vettä alaspäin, ja vesi työntää sen takaisin ennen kuin se ehtii upota."),
+    (
+        "German",
+        "Ein flacher Stein drückt das Wasser nach unten, und das Wasser stößt ihn zurück, bevor er sinkt.",
+    ),
+    ("Korean", "납작한 돌이 물을 아래로 밀면 물이 돌을 다시 밀어 올린다."),
+    ("Arithmetic", "37 + 48 = 85, 912 - 47 = 865, 6 * 7 = 42, 1001 / 7 = 143"),
+)
+"""One sentence each, written for this page: enough to compare two tokenizers, not to rate one."""
+
+
+@lru_cache(maxsize=8)
+def _load(path: str) -> Tokenizer:
+    """An artifact never changes, so what was read of it stays true."""
+    return Tokenizer.load(path)
+
+
+def load(artifact: Artifact) -> Tokenizer:
+    return _load(str(artifacts.path(artifact) / "tokenizer.json"))
+
+
+def tokenizers(request: HttpRequest) -> HttpResponse:
+    q = request.GET.get("q", "").strip()[:200]
+    found = list(artifacts.visible("tokenizer", q)[:200])
+    return render(request, "tokenizers/list.html", {"stage": "tokens", "found": found, "q": q})
+
+
+def tokenizer(request: HttpRequest, id: str) -> HttpResponse:
+    artifact = _get(id)
+    context: dict[str, Any] = {
+        "stage": "tokens",
+        "tokenizer": artifact,
+        "chain": lineage.chain(artifact, "this tokenizer"),
+    }
+    try:
+        mine = load(artifact)
+    except UserError as error:
+        return render(request, "tokenizers/page.html", {**context, "problem": error.message})
+    context |= {
+        "vocab_size": mine.vocab_size,
+        "n_merges_text": f"{len(mine.merge_ranks):,}",
+        "problem": "",
+        "view": "vocabulary" if request.GET.get("view") == "vocabulary" else "text",
+    }
+    if context["view"] == "vocabulary":
+        return render(request, "tokenizers/vocabulary.html", context | _vocabulary(request, mine))
+    text = _typed(request, "text", TEXT)
+    other, theirs = _other(request, artifact)
+    question, answer = _typed(request, "user", QUESTION, 1000), _typed(request, "assistant", ANSWER, 1000)
+    word = _typed(request, "word", "strawberry", 60).strip() or "strawberry"
+    context |= {
+        "text": text,
+        "try": TRY,
+        "mine": counted(mine, text),
+        "question": question,
+        "answer": answer,
+        "chat": chat(mine, question, answer),
+        "others": [one for one in artifacts.visible("tokenizer")[:30] if one.pk != artifact.pk],
+        "other": other,
+        "theirs": counted(theirs, text) if theirs else None,
+        "languages": languages(mine, theirs),
+        "word": word,
+        **merged(mine, word),
+    }
+    return render(request, "tokenizers/tokenizer.html", context)
+
+
+def _get(id: str) -> Artifact:
+    artifact = artifacts.visible("tokenizer").filter(pk=id[:80].replace("\0", "")).first()
+    if artifact is None:
+        raise Http404
+    return artifact
+
+
+def _typed(request: HttpRequest, name: str, default: str, limit: int = MAX_CHARS) -> str:
+    """What a person typed; browsers send line ends as CR LF, which nobody typed."""
+    return request.GET.get(name, default).replace("\r\n", "\n")[:limit]
+
+
+def _other(request: HttpRequest, artifact: Artifact) -> tuple[Artifact | None, Tokenizer | None]:
+    id = request.GET.get("with", "")
+    others = artifacts.visible("tokenizer").exclude(pk=artifact.pk)
+    other = others.filter(pk=id[:80].replace("\0", "")).first() if id else others.first()
+    if other is None:
+        return None, None
+    try:
+        return other, load(other)
+    except UserError:
+        return other, None
+
+
+def counted(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
+    tokens = [_shown(token) for token in inspect.tokens(tokenizer, text)]
+    n_bytes = len(text.encode("utf-8", errors="replace"))
+    return {
+        "tokens": tokens,
+        "n": len(tokens),
+        "bytes": n_bytes,
+        "ratio": n_bytes / len(tokens) if tokens else None,
+    }
+
+
+def _shown(token: inspect.TokenView) -> dict[str, Any]:
+    """A token as the page writes it: line ends are seen, and half a character is its bytes."""
+    data = " ".join(f"{byte:02x}" for byte in token["bytes"])
+    text = token["text"]
+    if "\N{REPLACEMENT CHARACTER}" in text and not token["special"]:
+        text = "".join(f"‹{byte:02x}›" for byte in token["bytes"])
+    return {**token, "bytes": data, "text": text.replace("\n", "↵\n").replace("\t", "⇥\t")}
+
+
+def chat(tokenizer: Tokenizer, question: str, answer: str) -> dict[str, Any]:
+    """A conversation as one document: its tokens, in lines that end where a message does."""
+    messages: list[Message] = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer},
+    ]
+    ids, mask = tokenizer.conversation(messages)
+    tokens = [
+        _shown(token) | {"trained": bool(on)}
+        for token, on in zip(inspect.views(tokenizer, ids), mask, strict=True)
+    ]
+    lines: list[list[dict[str, Any]]] = [[]]
+    for token in tokens:
+        lines[-1].append(token)
+        if token["id"] == tokenizer.end_id:
+            lines.append([])
+    return {"lines": [line for line in lines if line], "n": len(tokens), "n_trained": sum(mask)}
+
+
+def languages(mine: Tokenizer, theirs: Tokenizer | None) -> list[dict[str, Any]]:
+    """Bytes a token of each sample, and where they stand on an axis from 0 to 6."""
+    rows = []
+    for name, text in LANGUAGES:
+        n_bytes = len(text.encode())
+        own = n_bytes / len(mine.encode(text))
+        other = n_bytes / len(theirs.encode(text)) if theirs else None
+        rows.append({"name": name, "mine": own, "theirs": other, "x": _x(own), "x2": _x(other), "text": text})
+    return rows
+
+
+def _x(value: float | None) -> float | None:
+    return None if value is None else round(4 + 84 * min(1.0, value / 6), 1)
+
+
+def merged(tokenizer: Tokenizer, word: str) -> dict[str, Any]:
+    """The steps of every pre-tokenized piece of a word, as rows of pieces over the whole word.
+
+    A piece is {"text", "width", "new"}, its width in bytes, so that the rows stand above each other.
+    """
+    inner: Any = tokenizer.inner.pre_tokenizer
+    symbols = [list(piece) for piece, _ in inner.pre_tokenize_str(word)]
+    # Of each pre-tokenized piece its first row, then one for each merge; the pieces take turns by rank.
+    steps = inspect.merges_of(tokenizer, word)
+    states = [
+        [_letters(one), *(step["pieces"] for step in own)] for one, own in zip(symbols, steps, strict=True)
+    ]
+    order = sorted(
+        (step["rank"], which, number) for which, own in enumerate(steps) for number, step in enumerate(own)
+    )
+    now = [0] * len(states)
+    rows = [{"label": "letters", "pieces": _row(states, now, None)}]
+    for rank, which, number in order:
+        now[which] = number + 1
+        step = steps[which][number]
+        fresh = (which, step["left"] + step["right"])
+        rows.append({"label": f"{rank + 1:,}", "left": step["left"], "right": step["right"], "pieces": _row(states, now, fresh)})  # fmt: skip
+    return {"merge_rows": rows, "n_steps": len(rows) - 1, "n_letters": len(word), "n_word_tokens": len(tokenizer.encode(word))}  # fmt: skip
+
+
+def _letters(symbols: list[str]) -> list[str]:
+    return [bytes([BYTE_OF[symbol]]).decode("utf-8", errors="replace") for symbol in symbols]
+
+
+def _row(
+    states: list[list[list[str]]], now: list[int], fresh: tuple[int, str] | None
+) -> list[dict[str, Any]]:
+    pieces = []
+    for which, (state, at) in enumerate(zip(states, now, strict=True)):
+        before = state[at - 1] if at else []
+        for place, text in enumerate(state[at]):
+            # New is where this row first differs from the one before it.
+            is_new = fresh == (which, text) and before[:place] == state[at][:place] and before[place] != text
+            pieces.append({"text": text, "width": min(24, max(1, len(text.encode()))), "new": is_new})
+    return pieces
+
+
+def _vocabulary(request: HttpRequest, tokenizer: Tokenizer) -> dict[str, Any]:
+    q = request.GET.get("q", "")[:60]
+    views = [_shown(token) for token in inspect.views(tokenizer, range(tokenizer.vocab_size))]
+    found = [token for token in views if not q or q.lower() in token["text"].lower() or q == str(token["id"])]
+    text = request.GET.get("offset", "")
+    offset = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    return {
+        "q": q,
+        "found": found[offset : offset + PER_PAGE],
+        "n_found": len(found),
+        "first": offset + 1,
+        "last": min(offset + PER_PAGE, len(found)),
+        "earlier": max(0, offset - PER_PAGE) if offset else None,
+        "later": offset + PER_PAGE if offset + PER_PAGE < len(found) else None,
+    }
+
+
+urlpatterns = [
+    path("tokenizers", tokenizers, name="tokenizers"),
+    path("tokenizers/<str:id>", tokenizer, name="tokenizer"),
+]
