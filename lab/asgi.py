@@ -19,7 +19,7 @@ Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 
 def bounded(application: Application) -> Application:
-    """Refuse a body that is too large with 413; one that grows too large without saying so ends its connection."""
+    """Refuse a body that is too large with 413: at once when it says so, otherwise when it has grown too large."""
     from django.conf import settings
 
     async def serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -38,7 +38,10 @@ def bounded(application: Application) -> Application:
             n_bytes += len(message.get("body", b""))
             return message if n_bytes <= most else {"type": "http.disconnect"}
 
-        return await application(scope, counted, send)
+        # Django leaves without a word when its caller seems to have gone.
+        await application(scope, counted, send)
+        if n_bytes > most:
+            await _refuse(send, most)
 
     return serve
 

@@ -106,6 +106,8 @@ def _import_file(
         start = reading.beginning(stream, filename, field)
     if start.startswith(b"WARC/"):
         return _import_warc(file, filename, field, name, head.startswith(b"\x1f\x8b"), account)
+    if start.startswith(b"filedesc:"):
+        raise Invalid([FieldError(field, f"{filename} is an ARC file, the older format: convert it to WARC")])
     if start.lstrip()[:1] == b"[":
         raise Invalid(
             [FieldError(field, f"{filename} is one JSON list: write one object on each line (JSONL)")]

@@ -45,6 +45,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "rankings": RANKINGS,
 }
+SHARED_ROLES = {"human": "user", "gpt": "assistant"}
+"""ShareGPT's names: its rows hold `conversations` of {from, value}."""
 # Of the form with the most demands first: a ranking has all that a rollout has.
 TELLING: dict[str, tuple[str, ...]] = {
     "rankings": ("prompt", "completions", "order"),
@@ -58,6 +60,8 @@ TELLING: dict[str, tuple[str, ...]] = {
 
 def recognize(names: Any) -> str | None:
     """The form of rows with these columns, or None."""
+    if "conversations" in names:
+        return "conversations"
     return next((form for form, telling in TELLING.items() if all(name in names for name in telling)), None)
 
 
@@ -72,6 +76,8 @@ def lay_out(form: str, row: Row, number: int, source: str) -> Row:
     """
     if not isinstance(row, dict):
         raise ValueError("this is not an object")
+    if form == "conversations" and "conversations" in row and "messages" not in row:
+        row = _from_sharegpt(row)
     known = {name: row[name] for name in SCHEMAS[form].names if row.get(name) is not None}
     laid = _LAYOUTS[form](known, number, source)
     laid["metadata"] = _metadata(row, form)
@@ -96,6 +102,17 @@ def _conversation(row: Row, number: int, source: str) -> Row:
     if not isinstance(messages, list) or not messages:
         raise ValueError("'messages' must be a list of {role, content}")
     return {"messages": [_message(message) for message in messages]}
+
+
+def _from_sharegpt(row: Row) -> Row:
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("'conversations' must be a list of {from, value}")
+    messages = [
+        {"role": SHARED_ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+        for turn in turns
+    ]
+    return {key: value for key, value in row.items() if key != "conversations"} | {"messages": messages}
 
 
 def _message(message: Any) -> Row:

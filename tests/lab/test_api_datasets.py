@@ -59,6 +59,7 @@ def test_an_uploaded_jsonl_becomes_an_artifact_with_a_manifest(api, tmp_home):
     ("row", "form"),
     [
         ({"messages": [{"role": "user", "content": "hi"}]}, "conversations"),
+        ({"conversations": [{"from": "human", "value": "hi"}]}, "conversations"),
         ({"prompt": "1+1", "answer": 2}, "problems"),
         ({"prompt": "tell me"}, "prompts"),
         ({"prompt": "p", "completions": ["a", "b"]}, "rollouts"),
@@ -119,6 +120,7 @@ def test_malformed_lines_are_named_skipped_and_counted(api):
         (b"\xff\xfe\x00binary", "a.bin", "no known form"),
         (b"PAR1 and then nothing", "a.parquet", "damaged"),
         (b"PK\3\4zip", "a.zip", "zip"),
+        (b"filedesc://a.arc 0.0.0.0", "a.arc", "ARC file"),
         (gzip.compress(lines(*({"text": i} for i in range(5000))))[:-9], "a.jsonl.gz", "breaks off after line"),
         (gzip.compress(lines({"text": "one"}))[:-9], "a.jsonl.gz", "not a whole gzip file"),
         (b"\x1f\x8bgarbage", "a.gz", "not a whole gzip file"),

@@ -132,3 +132,4 @@ async def test_a_body_beyond_the_limit_gets_413_before_anybody_reads_it(settings
     # Without a declared length the body is counted as it comes.
     await bounded(application)({**scope, "headers": []}, receive, send)
     assert called == [{"type": "http.disconnect"}]
+    assert [message.get("status") for message in sent] == [413, None, 413, None]
