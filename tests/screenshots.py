@@ -107,9 +107,11 @@ def _shoot(browser: Any, lab: Lab, link: str, pages: dict[str, str]) -> list[str
                 page.emulate_media(color_scheme=theme)
                 errors: list[str] = []
                 page.once("pageerror", lambda error, found=errors: found.append(str(error)))
-                page.goto(path)
+                answer = page.goto(path)
                 page.wait_for_timeout(700)
                 where = f"{name}-{width}-{theme}"
+                if answer.status != (404 if name == "missing" else 200):
+                    problems.append(f"{where}: answered {answer.status}")
                 page.screenshot(path=str(OUT / f"{where}.png"), full_page=True)
                 problems += [f"{where}: script error: {error}" for error in errors]
                 if page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1"):
