@@ -26,7 +26,7 @@ TOUR_STONES = (
     (8, "a vocabulary of 1,024", "learnt from those pages"),
     (14, "a network of 1 M", "reads, and learns to continue"),
     (20, "30,000 conversations", "teach it to answer"),
-    (25, "answers, ranked", "by a simulated labeler, and by you"),
+    (25, "answers, ranked", "by a program, and by you"),
     (30, "an aligned model", "practises what was liked"),
     (35, "a report card", "what each stage improved"),
 )
@@ -81,6 +81,7 @@ def live_parts() -> dict[str, Any]:
         "waiting": _waiting_for_people(),
         "next": _next(),
         "tour": tour,
+        "last_tour": None if tour else Tour.objects.first(),
         "tour_steps": tour_steps(tour) if tour else [],
         "tour_words": f"one whole life, started {moment(tour.created)}; it goes on by itself" if tour else "",
         "is_live": bool(tour) or Run.objects.filter(status__in=LIVE, deleted=None).exists(),
@@ -98,9 +99,8 @@ def mesh(height: int) -> str:
 def _on_board(one: Stone, words: str) -> dict[str, Any]:
     item = {"x": round(one.x), "y": round(one.y), "id": one.id, "small": one.small, "stage": _stage(one)}
     if one.project:
-        n_left, n_groups = waiting_groups(one.project)
-        look = "people" if one.project.closed or not n_left else "people running"
-        ranked = f"{number(n_groups - n_left)} of {number(n_groups)} groups ranked"
+        look = "people running" if one.is_live else "people"
+        ranked = f"{number(one.n_groups - one.n_left)} of {number(one.n_groups)} groups ranked"
         url = address("labeling_project", one.project.pk)
         return item | {"stone": look, "number": letter(one.project.pk), "name": one.project.name, "words": ranked, "url": url}  # fmt: skip
     if one.planned:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
@@ -77,7 +78,7 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
         return {
             "plot": curves.main_plot(run, names),
             "multiples": curves.multiples(run, names),
-            "samples": list(run.samples.order_by("-step", "-id")[:N_SAMPLES])[::-1],
+            **_samples(run),
             "figures": [curves.figure(one) for one in run.figures.all()],
             "log": runs.log_tail(run, N_LOG_SHOWN),
             "differences": runs.config_differences(run),
@@ -100,10 +101,22 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
     return {"inputs": run.inputs.select_related("artifact")}
 
 
+def _samples(run: Run) -> dict[str, Any]:
+    """A few samples, oldest first: of one prompt over the steps where there are such, else the newest."""
+    told = run.samples.exclude(prompt="").values_list("prompt").annotate(n=Count("step", distinct=True))
+    prompt, n = max(told, key=lambda pair: pair[1], default=("", 0))
+    if n < 2:
+        return {"samples": list(run.samples.order_by("-step", "-id")[:N_SAMPLES])[::-1], "same_prompt": None}
+    found = list(run.samples.filter(prompt=prompt).order_by("step", "id"))
+    last = len(found) - 1
+    picked = sorted({round(i * last / (N_SAMPLES - 1)) for i in range(N_SAMPLES)})
+    return {"samples": [found[i] for i in picked], "same_prompt": prompt}
+
+
 def chain(run: Run) -> list[dict[str, Any]]:
     """The line of stones above the page: what this run stands on, itself, and what stands on it."""
     before = artifacts.chain(run)[:-1][-4:]
-    after = [other for other in services.dependants(run) if other.pk != run.pk][:2]
+    after = sorted((one for one in services.dependants(run) if one.pk != run.pk), key=lambda one: one.pk)[:2]
     items = [_link(other, other.kind) for other in before]
     items.append(_link(run, "") | {"name": "this run", "current": True})
     items += [_link(other, "waits" if other.is_waiting else other.kind) for other in after]

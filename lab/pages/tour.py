@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import path, reverse
 from django.views.decorators.http import require_POST
 
@@ -13,10 +13,9 @@ from lab.models import Tour
 from lab.models.run import QUEUED, SUCCEEDED
 from lab.pages.context import address
 from lab.queries.board import waiting_groups
+from lab.queries.tour import STAGES, table
 from lab.services import tour as tours
 from lab.templatetags.lab import letter, number, percent, share, stone, took
-
-STEPS = ("crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts", "rankings", "reward", "rlhf", "evaluate")  # fmt: skip
 
 
 @require_POST
@@ -26,6 +25,13 @@ def start_tour(request: HttpRequest) -> HttpResponse:
     except (Conflict, Invalid) as error:
         messages.error(request, f"{str(error)[0].upper()}{str(error)[1:]}.")
     return redirect("home")
+
+
+def tour(request: HttpRequest, id: int) -> HttpResponse:
+    """What each stage made, how long it took, and how good it is."""
+    one = get_object_or_404(Tour, pk=id)
+    context = {"section": "home", "tour": one, "rows": table(one)}
+    return render(request, "home/tour_table.html", context)
 
 
 @require_POST
@@ -40,7 +46,7 @@ def steps(tour: Tour) -> list[dict[str, Any]]:
     runs = {run.kind: run for run in tour.runs.filter(deleted=None)}
     project = tour.projects.first()
     found = []
-    for kind in STEPS:
+    for kind in STAGES:
         step: dict[str, Any] = {"name": kind, "stone": "waiting", "number": "", "words": "", "url": ""}
         if run := runs.get(kind):
             done = share(run.progress)
@@ -63,5 +69,6 @@ def steps(tour: Tour) -> list[dict[str, Any]]:
 
 urlpatterns = [
     path("tour", start_tour, name="start_tour"),
+    path("tour/<int:id>", tour, name="tour"),
     path("tour/<int:id>/cancel", cancel_tour, name="cancel_tour"),
 ]

@@ -47,11 +47,14 @@ class Stone:
     y: float = 0
     small: bool = False
     stack: list[Run] = field(default_factory=list)
+    n_left: int = 0
+    n_groups: int = 0
+    """Of a project: the groups that want a ranking, and all of them."""
 
     @property
     def is_live(self) -> bool:
         if self.project:
-            return self.project.closed is None
+            return self.project.closed is None and self.n_left > 0
         return bool(self.run and self.run.status in LIVE and self.run.status != "queued")
 
     @property
@@ -105,6 +108,7 @@ def _stones(only: set[int] | None) -> dict[str, Stone]:
         if source in stones:
             stone = Stone(f"project-{project.pk}", PROJECT_COLUMN, stones[source].order, project=project)
             stone.links.append((source, 0))
+            stone.n_left, stone.n_groups = waiting_groups(project)
             stones[stone.id] = stone
     taken = RunInput.objects.filter(run__in=[run.pk for run in runs]).select_related("artifact")
     for given in taken.order_by("run_id", "id"):

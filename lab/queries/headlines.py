@@ -15,6 +15,8 @@ from lab.services.metrics import unpack
 from lab.templatetags.lab import duration, number, percent, share, short
 
 N_POINTS = 40
+COUNTS = ("n_documents", "n_conversations", "n_rows", "n_parameters")
+"""What a run without a measure is told by, the most telling first."""
 MAX_CHUNKS = 3
 """A curve of more chunks is drawn from a coarser level."""
 
@@ -30,8 +32,11 @@ class Headline:
 
     @property
     def unit(self) -> str:
-        """What the figures count: the measure's unit, else its title."""
-        return (self.measure.unit or self.measure.title.lower()) if self.measure else ""
+        """What the figures count: the measure's unit, or its title where that says more."""
+        if self.measure is None:
+            return ""
+        unit, title = self.measure.unit, self.measure.title.lower()
+        return title if unit in ("", "share") or unit in title else unit
 
 
 def headlines(runs: Iterable[Run], curves: bool = False) -> dict[int, Headline]:
@@ -112,6 +117,10 @@ def say(run: Run, line: Headline | None = None) -> str:
 
 def _result(run: Run, line: Headline | None) -> str:
     if line and line.measure and line.last is not None:
-        figure = short(line.last) if isinstance(line.last, int) else number(float(line.last))
+        is_share = line.measure.unit == "share"
+        figure = percent(line.last, 0) if is_share else number(line.last)
         return f"{figure} {line.unit}"
+    for key in (*COUNTS, *(key for key in run.summary if key.startswith("n_"))):
+        if isinstance(run.summary.get(key), int):
+            return f"{short(run.summary[key])} {key[2:].replace('_', ' ')}"
     return "done"

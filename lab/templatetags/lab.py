@@ -85,8 +85,8 @@ def duration(seconds: Any) -> str:
     if isinstance(seconds, timedelta):
         seconds = seconds.total_seconds()
     seconds = max(0.0, float(seconds))
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds else "0 s"
+    if 0 < seconds < 2.95:
+        return f"{seconds:.1f} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

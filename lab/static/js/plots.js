@@ -25,7 +25,7 @@
   function named(data, layout) {
     if (layout.annotations || data.length < 2) return layout;
     const lines = data.filter((trace) => (trace.type || "scatter") === "scatter" && (trace.mode || "lines").includes("lines") && trace.x?.length);
-    if (lines.length !== data.length || lines.length > 8) return { showlegend: true, ...layout };
+    if (lines.length !== data.length || lines.length > 8 || layout.yaxis2) return { showlegend: true, ...layout };
     const ends = lines.map((trace) => ({ trace, i: trace.y.findLastIndex((value) => value !== null) })).filter(({ trace, i }) => i >= 0 && trace.name)
       .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
     return { ...layout, margin: { l: 52, r: 24 + 7 * Math.max(4, ...ends.map((end) => end.text.length)), t: 10, b: 40, ...layout.margin }, annotations: ends };
@@ -67,6 +67,7 @@
       Lab.plot(node, data || [], layout || {});
     });
   }
+  Lab.drawAll = drawAll;
   drawAll(document);
   document.addEventListener("htmx:afterSettle", (event) => drawAll(event.target));
 })();

@@ -16,7 +16,7 @@
   };
   const duration = (seconds) => {
     if (seconds === null || seconds === undefined) return "–";
-    if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+    if (seconds > 0 && seconds < 2.95) return `${seconds.toFixed(1)} s`;
     if (seconds < 99.5) return `${Math.round(seconds)} s`;
     const minutes = Math.round(seconds / 60);
     if (minutes < 60) return `${minutes} min`;
@@ -129,7 +129,8 @@
   }
   const dreams = document.getElementById("dreams"), log = document.getElementById("log");
   function sample(one) {
-    if (!dreams || dreams.querySelector(`[data-sample="${one.id}"]`) || one.id <= Number(dreams.lastElementChild?.dataset.sample || 0)) return;
+    if (!dreams || (dreams.dataset.prompt !== undefined && one.prompt !== dreams.dataset.prompt)) return;
+    if (dreams.querySelector(`[data-sample="${one.id}"]`) || one.id <= Number(dreams.lastElementChild?.dataset.sample || 0)) return;
     dreams.querySelectorAll(".forming").forEach((item) => { item.className = ""; item.querySelector(".now").className = "dim"; });
     const item = document.createElement("li"), step = document.createElement("span"), text = document.createElement("p"), prompt = document.createElement("mark");
     item.dataset.sample = one.id;
@@ -192,9 +193,22 @@
   on("samples", (all) => all.forEach(sample));
   on("log", (all) => all.forEach(line));
   on("restarted", () => { stream.close(); anew("The run went on from an earlier step"); });
+  // Parts that the stream does not describe whole are taken from a fresh copy of the page.
+  async function freshen(id) {
+    const here = document.getElementById(id);
+    const answer = here && !document.hidden ? await fetch(location.href).catch(() => null) : null;
+    if (!answer?.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
+    if (!fresh || fresh.innerHTML === here.innerHTML) return;
+    here.replaceWith(document.importNode(fresh, true));
+    if (window.Plotly) Lab.drawAll(document.getElementById(id));
+  }
+  if (document.getElementById("shards")) setInterval(() => freshen("shards"), 2500);
   on("figures", (all) => {
+    const titles = [...document.querySelectorAll("#figures h2")].map((heading) => heading.textContent);
+    if (all.some((one) => !titles.includes(one.title) || one.content.columns)) freshen("figures");
     for (const one of all) {
-      const section = [...document.querySelectorAll("[id^=figure-][id$=-section]")].find((part) => part.querySelector("h2").textContent === one.title);
+      const section = [...document.querySelectorAll("#figures > section")].find((part) => part.querySelector("h2").textContent === one.title);
       const plot = section?.querySelector(".plotly");
       if (plot?.figure && one.content.data && window.Plotly) Lab.plot(plot, one.content.data, one.content.layout || {});
       const finding = section?.querySelector("header + p");
