@@ -29,6 +29,7 @@ def dots(
             {
                 "type": "scatter",
                 "mode": "markers",
+                "orientation": "h",  # rows are categories: series are set apart vertically
                 "name": series_name,
                 "x": [share.value for _, share in rows],
                 "y": [label for label, _ in rows],
