@@ -18,8 +18,8 @@ from core_ml.workspace import Workspace
 NETWORK, OPTIMIZER, REPORTS, MACHINE = "Network", "Optimizer", "Reports", "Machine"
 PROMPT_TOKENS = 8
 TEMPERATURE = 0.8
-TOKENS_AT_ONCE = 8192  # of one pass on a processor
-CORE_FLOPS = 1e11  # what one processor core does of a small network's operations in a second, measured
+TOKENS_AT_ONCE = 4096  # of one pass on a processor
+CORE_FLOPS = 1.5e11  # what one processor core does of a small network's operations in a second, measured
 
 
 class PretrainConfig(RecipeConfig):
@@ -253,7 +253,8 @@ def cost(config: PretrainConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cos
     rounds = 1 + config.steps // config.eval_every
     # Measuring costs a third of training on the same tokens: it has no backward pass.
     flops = network.flops_per_token(config.seq_len) * (tokens + rounds * config.val_tokens / 3)
-    per_token = 4 * (12 * network.d_model * network.n_layer + 3 * vocab_size)
+    scores = 6 * network.n_layer * network.n_head * config.seq_len
+    per_token = 4 * (12 * network.d_model * network.n_layer + 3 * vocab_size) + scores
     at_once = min(config.batch_size * config.seq_len, TOKENS_AT_ONCE)
     n_bytes = sum(summary.get("bytes_text", 0) for summary in inputs.get("documents", []))
     return Cost(
@@ -312,7 +313,7 @@ RECIPE = Recipe(
         Preset(
             "small",
             "Small",
-            "About 12 million parameters and 65 million tokens: simple sentences after a day of two cores or minutes of "
+            "About 12 million parameters and 65 million tokens: simple sentences after a night of one core or minutes of "
             "a GPU. Wants a vocabulary of 8,192 and 50 MB of text or more.",
             {
                 "steps": 4000,

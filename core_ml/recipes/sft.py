@@ -11,7 +11,7 @@ from core_ml.training.schedule import Schedule, lr_share
 from core_ml.workspace import Workspace
 
 OPTIMIZER, REPORTS, MACHINE = "Optimizer", "Reports", "Machine"
-CORE_FLOPS = 8e10  # of a processor core in a second; batches here are smaller than in pretraining
+CORE_FLOPS = 1e11  # of a processor core in a second; batches here are smaller than in pretraining
 TOKENS_PER_CONVERSATION = 40  # where the dataset does not say
 
 

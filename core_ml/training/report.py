@@ -40,16 +40,19 @@ def figure(curve: list[list[float]], baselines: dict[str, float]) -> Figure:
 def findings(summary: dict[str, Any]) -> list[str]:
     """What the headline figures of a pretraining run say, and what they do not."""
     ours, bigram, unigram = (summary[f"{name}_bits_per_byte"] for name in ("val", "bigram", "unigram"))
-    below = 1 - ours / bigram
-    verdict = "below" if below > 0 else "above"
     said = [
-        f"Validation text costs {ours:.3f} bits per byte: {abs(below):.1%} {verdict} a bigram model ({bigram:.3f}) "
-        f"and {1 - ours / unigram:.1%} below a unigram model ({unigram:.3f})."
+        f"Validation text costs {ours:.3f} bits per byte: {_against(ours, bigram)} a bigram model ({bigram:.3f}) "
+        f"and {_against(ours, unigram)} a unigram model ({unigram:.3f})."
     ]
-    if below <= 0:
+    if ours >= bigram:
         said.append("The network has not learned more than which token follows which: it needs more steps.")
     if summary["epochs"] > 4:
         said.append(
             f"It read its text {summary['epochs']:.1f} times; beyond four times more text helps more than more steps."
         )
     return said
+
+
+def _against(ours: float, theirs: float) -> str:
+    share = 1 - ours / theirs
+    return f"{abs(share):.1%} {'below' if share > 0 else 'above'}"

@@ -1,6 +1,7 @@
 """Byte-level BPE: learning merges, reading back, and refusing what is no tokenizer."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,14 @@ def test_the_recipe_refuses_documents_without_text(tmp_path: Path, texts: list[s
 def test_the_recipe_needs_some_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to learn from"):
         list(RECIPE.run(read_config(RECIPE, {}), small.workspace(RECIPE, tmp_path)))
+
+
+def test_a_run_that_is_stopped_leaves_no_thread_and_no_output(tmp_path: Path) -> None:
+    texts = [f"{i} {' '.join(small.SENTENCES)}" for i in range(3000)]
+    place = small.workspace(RECIPE, tmp_path / "out", documents=small.documents(tmp_path / "d", texts))
+    events = RECIPE.run(read_config(RECIPE, {}), place)
+    assert type(next(events)).__name__ == "Resumed"
+    assert type(next(events)).__name__ == "Progress"
+    events.close()
+    assert threading.active_count() == 1 or all(not thread.daemon for thread in threading.enumerate()[1:])
+    assert not (tmp_path / "out/tokenizer").exists()
