@@ -103,7 +103,7 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
 
 def _samples(run: Run) -> dict[str, Any]:
     """A few samples, oldest first: of one prompt over the steps where there are such, else the newest."""
-    told = run.samples.exclude(prompt="").values_list("prompt").annotate(n=Count("step", distinct=True))
+    told = run.samples.exclude(prompt="").order_by().values_list("prompt").annotate(n=Count("step", distinct=True))
     prompt, n = max(told, key=lambda pair: pair[1], default=("", 0))
     if n < 2:
         return {"samples": list(run.samples.order_by("-step", "-id")[:N_SAMPLES])[::-1], "same_prompt": None}

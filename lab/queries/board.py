@@ -77,7 +77,7 @@ def board(only: set[int] | None = None) -> Board:
     stones = _stones(only)
     _choose_parents(stones)
     _stack_sweeps(stones)
-    rows, n_hidden = _rows(stones)
+    rows = _rows(stones)
     drawn = [stone for stone in stones.values() if stone.id in rows]
     low = min(rows.values(), default=0)
     lines = max(rows.values(), default=0) - low + 1
@@ -87,9 +87,7 @@ def board(only: set[int] | None = None) -> Board:
     height = max(9, top + ROW * (lines - 1) + 3)
     n_all = len(only) if only is not None else Run.objects.filter(deleted=None).count()
     n_drawn = sum(max(1, len(stone.stack)) for stone in drawn if stone.run)
-    return Board(
-        sorted(drawn, key=lambda s: (s.x, s.y)), _links(drawn), height, max(n_hidden, n_all - n_drawn)
-    )
+    return Board(sorted(drawn, key=lambda s: (s.x, s.y)), _links(drawn), height, n_all - n_drawn)
 
 
 def _stones(only: set[int] | None) -> dict[str, Stone]:
@@ -212,11 +210,10 @@ def _stack_sweeps(stones: dict[str, Stone]) -> None:
                 stone.parent = family[place - 1].id
 
 
-def _rows(stones: dict[str, Stone]) -> tuple[dict[str, int], int]:
-    """A row for each stone, 0 the main lineage's; rows that would not fit on the map are left out and counted."""
+def _rows(stones: dict[str, Stone]) -> dict[str, int]:
+    """A row for each stone, 0 the main lineage's; chains that would not fit on the map are left out."""
     rows: dict[str, int] = {}
     taken: dict[int, list[tuple[float, float]]] = {}
-    n_hidden = 0
     for chain in _chains(stones):
         parent = stones[chain[0].parent] if chain[0].parent else None
         half = 1 if chain[-1].small else LABEL
@@ -227,11 +224,10 @@ def _rows(stones: dict[str, Stone]) -> tuple[dict[str, int], int]:
         if parent is None or parent.id in rows:
             row = _free_row(taken, rows, stones, start, end, parent)
         if row is None:
-            n_hidden += len(chain)
             continue
         taken.setdefault(row, []).append((start, end))
         rows.update({stone.id: row for stone in chain})
-    return rows, n_hidden
+    return rows
 
 
 def _chains(stones: dict[str, Stone]) -> list[list[Stone]]:
