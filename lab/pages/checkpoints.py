@@ -103,7 +103,8 @@ def _samples(run: Run | None, card: report_cards.ReportCard | None) -> list[Samp
         ]
         if mine:
             return mine[:N_SAMPLES]
-    return list(run.samples.exclude(text="").order_by("-step", "id")[:N_SAMPLES]) if run else []
+    newest = run.samples.exclude(text="").order_by("-step", "id")[:40] if run else []
+    return list({one.prompt: one for one in reversed(newest)}.values())[::-1][:N_SAMPLES]
 
 
 def _facts(artifact: Artifact) -> list[tuple[str, Any]]:

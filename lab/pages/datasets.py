@@ -58,7 +58,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
     found = list(chosen[:200])
     context = {
         "stage": "pages",
-        "found": [(one, n_rows(one)) for one in found],
+        "found": [(one, n_rows(one), lineage.exported_from(one), lineage.brought(one)) for one in found],
         "n_found": sum(counts.values()) if form not in FORMS else counts.get(form, 0),
         "forms": [(name, counts[name]) for name in FORMS if counts.get(name)],
         "form": form if form in FORMS else "",
@@ -96,6 +96,7 @@ def dataset(request: HttpRequest, id: str) -> HttpResponse:
     context: dict[str, Any] = {
         "stage": "pages" if artifact.form in ("pages", "documents") else None,
         "dataset": artifact,
+        "brought": lineage.brought(artifact),
         "about": ABOUT.get(artifact.form, ""),
         "n_rows": n_rows(artifact),
         "chain": lineage.chain(artifact, "this dataset"),
@@ -165,7 +166,13 @@ def _metadata(row: dict[str, Any]) -> dict[str, Any]:
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
     text = row.get("text") or ""
-    title = _metadata(row).get("title") or row.get("url") or " ".join(text[:90].split()) or row.get("id")
+    title = (
+        _metadata(row).get("title")
+        or (row.get("url") or "").partition("://")[2]
+        or row.get("url")
+        or " ".join(text[:90].split())
+        or row.get("id")
+    )
     return {**row, "title": title, "cut": (row.get("n_chars") or 0) > len(text)}
 
 

@@ -13,7 +13,6 @@ from core_ml.errors import UserError
 from lab.models import Artifact
 from lab.queries import crawl
 from lab.queries.passages import passage
-from lab.templatetags.lab import number
 
 PER_PAGE = 12
 FAULTS = {
@@ -121,7 +120,10 @@ def _threshold(
         "histogram": {
             "bars": bars,
             "width": round(600 / len(counts) * (0.9 if len(counts) > 4 else 0.96), 2),
-            "ticks": [_tick(lo + (end - lo) * i / 6, step) for i in range(7)],
+            "ticks": _ticks(lo, end, step),
+            "end": end,
+            "tail": spread["most"] > end,
+            "first_tail": spread["least"] < lo,
             "place": min(1.0, max(0.0, (now - lo) / (end - lo))),
             "total": spread["total"],
         },
@@ -147,8 +149,16 @@ def _threshold(
     }
 
 
-def _tick(value: float, step: float) -> str:
-    return number(round(value)) if step >= 1 else f"{value:.{max(1, -math.floor(math.log10(step)) - 1)}f}"
+def _ticks(lo: float, end: float, step: float) -> list[dict[str, Any]]:
+    """Round values along the axis, each with its place from 0 to 1."""
+    apart = next(
+        size for power in range(-9, 18) for size in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+        if size >= step * (1 - 1e-9) and (end - lo) / size <= 8
+    )  # fmt: skip
+    digits = max(0, -math.floor(math.log10(apart) + 1e-9))
+    first = math.ceil(lo / apart - 1e-6)
+    values = [apart * i for i in range(first, math.floor(end / apart + 1e-6) + 1)]
+    return [{"text": f"{value:,.{digits}f}", "place": (value - lo) / (end - lo)} for value in values]
 
 
 def _start(artifact: Artifact) -> str:
@@ -178,7 +188,9 @@ def _dropped(request: HttpRequest, artifact: Artifact, chosen: str) -> dict[str,
         (one for one in found["items"] if one["id"] == wanted), found["items"][0] if found["items"] else None
     )
     drops = {
-        "items": found["items"],
+        "items": [
+            {**one, "short": (one["url"] or "").partition("://")[2] or one["url"]} for one in found["items"]
+        ],
         "count": found["count"],
         "q": q,
         "earlier": max(0, offset - PER_PAGE) if offset else None,

@@ -77,7 +77,7 @@ def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
         "done": done,
         "share": done["rankings"] / max(1, done["wanted"]),
         "per_hour": _per_hour(rankings),
-        "median_seconds": median([one.seconds for one in rankings]) if rankings else None,
+        "median_seconds": _median_seconds(rankings),
         "agreement": agreement,
         "enough": agreement["groups"] >= MIN_GROUPS,
         "half": (agreement["high"] - agreement["low"]) / 2 if agreement["high"] is not None else None,
@@ -102,6 +102,12 @@ def _get(id: int) -> Project:
 def _is_of(artifact: Artifact, project: Project) -> bool:
     origin = artifact.manifest.get("origin", {})
     return origin.get("recipe") == "labeling" and origin.get("config", {}).get("project") == project.pk
+
+
+def _median_seconds(rankings: list[Ranking]) -> float | None:
+    """Of people where there are any: a program needs no time to read."""
+    people = [one.seconds for one in rankings if not one.labeler.is_simulated]
+    return median(people or [one.seconds for one in rankings]) if rankings else None
 
 
 def _per_hour(rankings: list[Ranking]) -> float | None:

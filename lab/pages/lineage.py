@@ -20,8 +20,22 @@ def chain(artifact: Artifact, this: str) -> list[dict[str, Any]]:
     ]
     items += [(project.created, _of_project(project)) for project in projects.values()]
     line = [item for _, item in sorted(items, key=lambda pair: pair[0])][-MAX_STONES:]
-    own = _of_run(artifact.run) if artifact.run else {"number": "", "stone": "people"}
+    own = _of_run(artifact.run) if artifact.run else brought(artifact)
     return [*line, {**own, "url": address(artifact), "name": this, "note": "", "current": True}]
+
+
+def brought(artifact: Artifact) -> dict[str, Any]:
+    """The stone of what no run made: with its letter what people ranked, black where a program played them."""
+    project = exported_from(artifact)
+    simulated = project and artifact.summary.get("simulated") == artifact.summary.get("rankings")
+    return {"number": letter(project) if project else "", "stone": "" if simulated else "people"}
+
+
+def exported_from(artifact: Artifact) -> int | None:
+    """The number of the labelling project that a dataset of rankings was exported from."""
+    origin = artifact.manifest.get("origin", {})
+    number = _number(origin.get("config", {}).get("project"))
+    return number if origin.get("recipe") == "labeling" else None
 
 
 def address(artifact: Artifact) -> str:
@@ -42,11 +56,9 @@ def ancestors(artifact: Artifact) -> tuple[dict[int, Run], dict[int, Project], d
             runs[made.run_id] = made.run
             above = [given.artifact for given in made.run.inputs.select_related("artifact__run")]
         elif not made.run_id:
-            origin = made.manifest.get("origin", {})
-            project = Project.objects.filter(pk=_number(origin.get("config", {}).get("project"))).first()
-            if origin.get("recipe") == "labeling" and project:
+            if project := Project.objects.filter(pk=exported_from(made)).first():
                 projects[project.pk] = project
-            ids = [id for given in origin.get("inputs", {}).values() for id in given]
+            ids = [id for given in made.manifest.get("origin", {}).get("inputs", {}).values() for id in given]
             above = list(Artifact.objects.filter(pk__in=ids).select_related("run"))
         waiting += [one for one in above if one.pk not in seen]
         seen |= {one.pk for one in above}
@@ -60,7 +72,13 @@ def _number(value: Any) -> int | None:
 
 def _of_run(run: Run) -> dict[str, Any]:
     url = reverse("run", args=[run.pk])
-    return {"url": url, "number": run.pk, "stone": stone(run.status), "name": run.name, "note": run.kind}
+    return {
+        "url": url,
+        "number": run.pk,
+        "stone": stone(run.status),
+        "name": run.name,
+        "note": "" if run.kind in run.name else run.kind,
+    }
 
 
 def _of_project(project: Project) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def rules(artifact: Artifact, stage: str) -> list[RuleCount]:
 def histogram(artifact: Artifact, rule: Rule) -> dict[str, Any] | None:
     """How the measure of a rule is spread over all pages that reached it; None when no page did.
 
-    Returns: {"lo", "step", "counts", "total"}: bin i spans lo + i * step; the first and the last bin also hold what
+    Returns: {"lo", "step", "counts", "total", "least", "most"}: bin i spans lo + i * step; the first and the last bin also hold what
         lies beyond them. Edges are round numbers; the threshold lies on one where it lies inside.
     """
     measure, source = _identifier(rule.measure), _source(artifact)
@@ -79,6 +79,7 @@ def histogram(artifact: Artifact, rule: Rule) -> dict[str, Any] | None:
     threshold = rule.threshold(config(artifact))
     if threshold is not None and low - (high - low) <= threshold <= high + (high - low):
         low, high = min(low, threshold), max(high, threshold)
+    low, high = _around(low, high, threshold)
     step = _round_step((high - low) / BINS, whole=rule.unit not in ("share", "per word", "probability", "estimated Jaccard") and float(spread["most"]).is_integer() and float(spread["least"]).is_integer())  # fmt: skip
     lo = math.floor(low / step + 1e-9) * step
     n_bins = max(2, math.ceil((high - lo) / step - 1e-9) + (1 if step >= 1 else 0))
@@ -91,7 +92,24 @@ def histogram(artifact: Artifact, rule: Rule) -> dict[str, Any] | None:
     counts = [0] * n_bins
     for row in counted:
         counts[row["bin"]] = row["n"]
-    return {"lo": lo, "step": step, "counts": counts, "total": spread["n"]}
+    return {
+        "lo": lo,
+        "step": step,
+        "counts": counts,
+        "total": spread["n"],
+        "least": spread["least"],
+        "most": spread["most"],
+    }
+
+
+def _around(low: float, high: float, threshold: float | None) -> tuple[float, float]:
+    """Closer to the threshold where it stands at an edge of a long tail; the last bin then holds the tail."""
+    if threshold is None or not low < threshold < high:
+        return low, high
+    place = (threshold - low) / (high - low)
+    if place < 0.1:
+        return low, low + 5 * (threshold - low)
+    return (high - 5 * (high - threshold), high) if place > 0.9 else (low, high)
 
 
 def _round_step(raw: float, *, whole: bool) -> float:

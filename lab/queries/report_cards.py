@@ -80,7 +80,7 @@ def _answers(report: Artifact) -> dict[str, Answers]:
     source = {"files": [str(path.resolve()) for path in files(folder, "rollouts")], "limit": MAX_ROWS}
     rows = fetch(
         folder.path,
-        'SELECT "metadata", list_transform("logprobs", scores -> len(scores)) AS lengths '
+        'SELECT "metadata", list_transform("logprobs", lambda scores: len(scores)) AS lengths '
         "FROM read_parquet($files) LIMIT $limit",
         source,
     )
@@ -188,11 +188,22 @@ def reward_card(checkpoint: Artifact) -> list[dict[str, Any]]:
         low, high = (
             (summary.get("val_accuracy_low"), summary.get("val_accuracy_high")) if not name else (None, None)
         )
-        title = "this model" if not name else "labelers, each other" if people else name
+        title = _judge(name)
         rows.append(
             {"title": title, "value": value, "low": low, "high": high, "people": people, "is_model": not name}
         )
     return rows
+
+
+def _judge(name: str) -> str:
+    if not name:
+        return "this model"
+    rules = {
+        "labelers": "labelers, each other",
+        "longer wins": "rule: longer wins",
+        "shorter wins": "rule: shorter wins",
+    }
+    return rules.get(name) or f"this model, pairs that differ in: {name}"
 
 
 def network(folder: Any) -> dict[str, Any]:
