@@ -7,6 +7,7 @@ folder into place. A folder without a manifest is not an artifact.
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -72,7 +73,8 @@ def sync(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that readers see the old one or the new one, never a part."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Unique across threads and machines: two workers may write the same request at the same time.
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
         with hidden.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The life of one claimed run: drain what an earlier attempt told, start the child, store its events, end it.
+"""Following one child process of a held run or shard: its events are stored, its end is settled.
 
 Nothing here trains anything. Every write goes through the run's token, so a supervisor whose lease was lost
 kills its child and leaves without a trace.
@@ -12,12 +12,10 @@ from pathlib import Path
 from django.db import OperationalError
 from django.db.models import Q
 
-from core_ml import recipes
 from core_ml.events import Artifact, Done, Failed
 from lab.models import Run, Shard
 from lab.models.run import CANCELLED, FAILED
 from lab.services import artifacts, claims, events
-from lab.services.claims import LostLease
 from worker.child import Child, write_request
 
 logger = logging.getLogger(__name__)
@@ -25,26 +23,6 @@ POLL = 0.2
 """Seconds between two looks at the event file and at a request to cancel."""
 BEAT = 1.0
 """Seconds between two heartbeats while nothing else is written."""
-
-
-def supervise(run: Run, leaving: Callable[[], bool]) -> None:
-    """Bring a claimed run to an end, or give it back when the worker is leaving."""
-    logger.info("%s: attempt %d", run, run.attempt)
-    try:
-        if not drained(run):
-            return
-        claims.begin_attempt(run)
-        if recipes.get(run.kind).stages:
-            from worker.stages import coordinate  # it supervises shards by the functions of this module
-
-            coordinate(run, leaving)
-        else:
-            child = Child(run.kind, arguments(run), event_file(run), log_file(run))
-            follow(run, child, leaving)
-    except LostLease:
-        logger.info("%s is held by somebody else now", run)
-    else:
-        logger.info("%s: %s", run, Run.objects.values_list("status", flat=True).get(pk=run.pk))
 
 
 def drained(run: Run) -> bool:

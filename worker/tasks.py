@@ -16,7 +16,10 @@ from django.db import close_old_connections
 from lab.models import Run
 from lab.services import claims
 from lab.services import tour as tours
+from worker import labeler
 from worker.app import WAKE_TIME, app
+from worker.execution import execute
+from worker.stages import help_with
 
 logger = logging.getLogger(__name__)
 SWEEP_EVERY = 2.0
@@ -31,14 +34,11 @@ def leaving() -> bool:
 @app.task(name="worker.tasks.execute_run")
 def execute_run(pk: int) -> None:
     """Take a run, if it is there to be taken, and bring it to its end. A doubled message finds nothing."""
-    from worker.stages import help_with
-    from worker.supervisor import supervise
-
     if leaving():
         return
     run = claims.claim_run(pk, f"{socket.gethostname()}:{os.getpid()}")
     if run is not None:
-        supervise(run, leaving)
+        execute(run, leaving)
         return
     run = Run.objects.filter(pk=pk, status="running", shards__isnull=False).first()
     if run is not None:
@@ -48,9 +48,7 @@ def execute_run(pk: int) -> None:
 @app.task(name="worker.tasks.label_simulated")
 def label_simulated(pk: int) -> None:
     """Let the simulated labeler rank what a tour waits for."""
-    from worker.labeler import label
-
-    label(pk)
+    labeler.label(pk)
 
 
 @worker_shutting_down.connect
@@ -82,9 +80,7 @@ def _start_sweep(**_: Any) -> None:
 
 
 def _wake_labeler() -> None:
-    from worker.labeler import wanted
-
-    tour = wanted()
+    tour = labeler.wanted()
     if tour is not None:
         label_simulated.apply_async(args=[tour.pk], expires=WAKE_TIME, retry=False)
 

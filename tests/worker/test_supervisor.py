@@ -14,6 +14,7 @@ from lab.models import Artifact, Run
 from lab.queries import runs as queries
 from lab.services import artifacts, claims, runs
 from worker import supervisor
+from worker.execution import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SMALL = {"n_conversations": 200, "n_problems": 40, "n_held_out": 6}
@@ -31,7 +32,7 @@ def submit(**changes):
 def supervise(run, leaving=lambda: False):
     held = claims.claim_run(run.pk, "test")
     assert held is not None
-    supervisor.supervise(held, leaving)
+    execute(held, leaving)
     run.refresh_from_db()
     return run
 
@@ -256,7 +257,7 @@ def _supervise_in_thread(run):
     from django.db import connection
 
     try:
-        supervisor.supervise(claims.claim_run(run.pk, "thread"), lambda: False)
+        execute(claims.claim_run(run.pk, "thread"), lambda: False)
     finally:
         connection.close()
 
