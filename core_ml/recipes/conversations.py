@@ -20,7 +20,7 @@ MIX, WHO_WRITES, HOW_HARD = "Tasks", "Writers", "Difficulty"
 
 
 class ConversationsConfig(RecipeConfig):
-    n_conversations: int = setting(30_000, "Question and answer pairs to learn from.", ge=10, le=5_000_000)
+    n_conversations: int = setting(50_000, "Question and answer pairs to learn from.", ge=10, le=5_000_000)
     n_problems: int = setting(
         4_000, "Training problems without an answer shown: for rollouts and practice.", ge=10, le=1_000_000
     )
@@ -219,7 +219,11 @@ RECIPE = Recipe(
         "held_out": Output("dataset", "problems", description="Problems kept from all training."),
     },
     presets=(
-        Preset("tour", "Tour", "30,000 conversations: about a minute of training for a small network."),
+        Preset(
+            "tour",
+            "Tour",
+            "50,000 conversations: one to two minutes of training; with 30,000 sums are not yet understood.",
+        ),
         Preset(
             "tiny",
             "Tiny",
