@@ -161,7 +161,7 @@ def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Ev
     for batch in cut(rows, conversations.lengths, 4 * config.batch_tokens):
         ids, mask = (tensor.to(model.device) for tensor in conversations.pad(batch))
         with torch.no_grad():
-            total -= masked_logprobs(model, ids, mask).double().sum().item()
+            total -= masked_logprobs(model, ids, mask).cpu().double().sum().item()
         n += int(mask[:, 1:].sum())
         yield Progress(n, None, "tokens", "measuring")
     return total / n

@@ -33,7 +33,7 @@ class Validation:
         for begin in range(0, len(self.windows), rows):
             ids = torch.from_numpy(self.windows[begin : begin + rows]).to(model.device)
             with torch.no_grad():
-                nats += token_nll(model, ids).double().sum().item()
+                nats += token_nll(model, ids).cpu().double().sum().item()
             yield Progress(min(begin + rows, len(self.windows)), len(self.windows), "windows", "measuring")
         return bits_per_byte(nats, self.n_bytes)
 

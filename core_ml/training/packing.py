@@ -75,7 +75,7 @@ def check(files: list[Path]) -> int:
 
 
 def rows(files: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """(url, id, text) of every document, a few in memory; a row without an id is named by its place."""
+    """(url, id, text) of every document that has text, a few in memory; one without an id is named by its place."""
     for file in files:
         with pq.ParquetFile(file) as parquet:
             columns = [name for name in ("url", "id", "text") if name in parquet.schema_arrow.names]
@@ -83,7 +83,8 @@ def rows(files: list[Path]) -> Iterator[tuple[str, str, str]]:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield row.get("url") or "", row.get("id") or f"{file.name}:{number}", row["text"] or ""
+                    if row["text"]:
+                        yield row.get("url") or "", row.get("id") or f"{file.name}:{number}", row["text"]
 
 
 class _ShardWriter:
