@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import Count, Q
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 
 from core_ml import recipes
 from core_ml.recipe import STAGES
@@ -32,14 +32,6 @@ ADDRESSES = {
 """Where a stage's intersection leads: the name of a page and its query."""
 
 
-def address(name: str, *args: Any) -> str:
-    """The address of a page, or of home where this lab lacks the page."""
-    try:
-        return reverse(name, args=args)
-    except NoReverseMatch:
-        return reverse("home")
-
-
 def stages() -> list[dict[str, str]]:
     """The lifeline: of each stage its name, title, half-sentence, address, and the class of its stone."""
     counts: dict[str, dict[str, int]] = {name: {} for name in STAGES}
@@ -53,7 +45,7 @@ def stages() -> list[dict[str, str]]:
             "name": name,
             "title": COLUMN_TITLES[name][0],
             "about": COLUMN_TITLES[name][1],
-            "url": address(ADDRESSES[name][0]) + ADDRESSES[name][1],
+            "url": reverse(ADDRESSES[name][0]) + ADDRESSES[name][1],
             "stone": _stone(counts[name]),
         }
         for name in STAGES

@@ -12,7 +12,7 @@ from core_ml import recipes
 from core_ml.recipe import Recipe
 from lab.models import Project, Run, Tour
 from lab.models.run import FAILED, LIVE, QUEUED, SUCCEEDED
-from lab.pages.context import COLUMN_TITLES, address
+from lab.pages.context import COLUMN_TITLES
 from lab.pages.tour import steps as tour_steps
 from lab.queries import artifacts, machine
 from lab.queries.board import COLUMNS, Stone, board, waiting_groups
@@ -101,7 +101,7 @@ def _on_board(one: Stone, words: str) -> dict[str, Any]:
     if one.project:
         look = "people running" if one.is_live else "people"
         ranked = f"{number(one.n_groups - one.n_left)} of {number(one.n_groups)} groups ranked"
-        url = address("labeling_project", one.project.pk)
+        url = reverse("labeling_project", args=[one.project.pk])
         return item | {"stone": look, "number": letter(one.project.pk), "name": one.project.name, "words": ranked, "url": url}  # fmt: skip
     if one.planned:
         kind = one.planned
@@ -147,7 +147,7 @@ def _waiting_for_people() -> list[dict[str, Any]]:
                     "number": letter(project.pk),
                     "title": f"{number(n_left)} group{'s' if n_left > 1 else ''} to rank in “{project.name}”",
                     "text": "A reward model learns what people prefer from these, and from nothing else.",
-                    "url": address("label_project", project.pk),
+                    "url": reverse("label_project", args=[project.pk]),
                     "action": "Rank some",
                 }
             )
@@ -176,7 +176,7 @@ def _next() -> list[dict[str, Any]]:
             {
                 "title": f"Talk to {checkpoint.name}",
                 "text": "See each token with its probability and its rivals, and branch where you like.",
-                "url": address("playground"),
+                "url": reverse("playground"),
                 "action": "Open the playground",
             }
         )

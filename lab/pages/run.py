@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Count, Max
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
@@ -55,6 +55,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
         "tab": tab,
         "tabs": _tabs(run, names, len(made)),
         "made": made,
+        "last_sample": run.samples.aggregate(last=Max("id"))["last"],
         "tries": _tries(run) if run.status == FAILED else [],
         "kept": _kept(run, len(made)) if run.status == FAILED else "",
         "field_value": _field_value(run),
@@ -103,7 +104,12 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
 
 def _samples(run: Run) -> dict[str, Any]:
     """A few samples, oldest first: of one prompt over the steps where there are such, else the newest."""
-    told = run.samples.exclude(prompt="").order_by().values_list("prompt").annotate(n=Count("step", distinct=True))
+    told = (
+        run.samples.exclude(prompt="")
+        .order_by()
+        .values_list("prompt")
+        .annotate(n=Count("step", distinct=True))
+    )
     prompt, n = max(told, key=lambda pair: pair[1], default=("", 0))
     if n < 2:
         return {"samples": list(run.samples.order_by("-step", "-id")[:N_SAMPLES])[::-1], "same_prompt": None}

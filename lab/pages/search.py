@@ -8,7 +8,6 @@ from django.urls import path, reverse
 
 from core_ml import recipes
 from lab.models import Project
-from lab.pages.context import address
 from lab.queries import artifacts, runs
 from lab.templatetags.lab import letter, stone
 
@@ -43,7 +42,7 @@ def found(q: str) -> list[dict[str, Any]]:
     items = _runs(q) + _artifacts(q) + _projects(q)
     if not words:
         items = items[:4]
-    places = [_item("empty", "", title, "page", address(name)) for title, name in PAGES]
+    places = [_item("empty", "", title, "page", reverse(name)) for title, name in PAGES]
     places += [
         _item("waiting", "+", f"New run: {recipe.title}", "do", reverse("new_run_kind", args=[kind]))
         for kind, recipe in recipes.all_recipes().items()
@@ -76,7 +75,7 @@ def _artifacts(q: str) -> list[dict[str, Any]]:
             artifact.run_id or "",
             artifact.name,
             f"{artifact.kind}, {artifact.what}" if artifact.what else artifact.kind,
-            address(ARTIFACT_PAGES.get(artifact.kind, "home"), artifact.pk),
+            reverse(ARTIFACT_PAGES[artifact.kind], args=[artifact.pk]),
         )
         for artifact in matching[:6]
     ]
@@ -88,7 +87,11 @@ def _projects(q: str) -> list[dict[str, Any]]:
     )
     return [
         _item(
-            "people", letter(project.pk), project.name, "labelling", address("labeling_project", project.pk)
+            "people",
+            letter(project.pk),
+            project.name,
+            "labelling",
+            reverse("labeling_project", args=[project.pk]),
         )
         for project in matching[:3]
     ]

@@ -11,7 +11,6 @@ from django.views.decorators.http import require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Tour
 from lab.models.run import QUEUED, SUCCEEDED
-from lab.pages.context import address
 from lab.queries.board import waiting_groups
 from lab.queries.tour import STAGES, table
 from lab.services import tour as tours
@@ -61,7 +60,7 @@ def steps(tour: Tour) -> list[dict[str, Any]]:
                 "stone": "people" if not n_left else "people running",
                 "number": letter(project.pk),
                 "words": f"{number(n_groups - n_left)} of {number(n_groups)}",
-                "url": address("label_project", project.pk),
+                "url": reverse("label_project", args=[project.pk]),
             }
         found.append(step)
     return found

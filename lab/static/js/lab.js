@@ -1,7 +1,7 @@
 // On every page: toasts that leave by themselves, keys, and `data-key` for buttons and links.
 (() => {
   const researcher = () => document.body.hasAttribute("data-researcher");
-  const inField = (target) => target.closest?.("input, textarea, select, [contenteditable], dialog");
+  const inField = (target) => target.closest?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog");
   const Lab = (window.Lab = { inField });
 
   // Toasts stay 8 s, and as long as somebody points at them.
@@ -81,7 +81,10 @@
       title.textContent = "Keys of this page";
       const list = document.createElement("dl");
       list.className = "facts keys-list";
+      const told = new Set();
       for (const [key, what] of [...here, ...(researcher() ? all : [])]) {
+        if (told.has(key)) continue;
+        told.add(key);
         const dt = document.createElement("dt"), dd = document.createElement("dd");
         key.split(" ").forEach((part) => { const kbd = document.createElement("kbd"); kbd.textContent = part; dt.append(kbd, " "); });
         dd.textContent = what;

@@ -53,7 +53,7 @@
   }
   function choose(i) {
     active = i;
-    [...tabs.children].forEach((button, k) => button.setAttribute("aria-selected", String(k === i)));
+    [...tabs.children].forEach((button, k) => button.toggleAttribute("aria-current", k === i));
     sides.forEach((one, k) => one.box.classList.toggle("behind", k !== i));
     drawTree();
   }

@@ -190,7 +190,13 @@
     const first = !main && !leaving && document.querySelector(".tabs [aria-current]")?.textContent.trim() === "Overview";
     if (first && Object.values(all).some((points) => points.steps.length > 1)) { stream.close(); anew("First measurements"); }
   });
-  on("samples", (all) => all.forEach(sample));
+  let lastSample = Number(root.dataset.lastSample);
+  on("samples", (all) => {
+    const n = all.filter((one) => one.id > lastSample).length;
+    lastSample = Math.max(lastSample, ...all.map((one) => one.id));
+    document.querySelectorAll("[data-count=samples]").forEach((at) => { at.textContent = Number(at.textContent) + n; });
+    all.forEach(sample);
+  });
   on("log", (all) => all.forEach(line));
   on("restarted", () => { stream.close(); anew("The run went on from an earlier step"); });
   // Parts that the stream does not describe whole are taken from a fresh copy of the page.
