@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.core.exceptions import DisallowedHost
+from django.core.exceptions import DisallowedHost, PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -225,7 +225,7 @@ def _refuse_person(request: Any) -> HttpResponse | None:
     if request.role == "labeler" and not _below(request.path_info, LABELER_PAGES):
         if request.path_info == "/":
             return redirect("/label")
-        return HttpResponse("A labeler sees only the labelling pages.", status=403, content_type="text/plain")
+        raise PermissionDenied("A labeler sees only the labelling pages.")
     return None
 
 
