@@ -52,9 +52,9 @@
     if (document.hidden) return;
     const answer = await fetch("/?live", { headers: { "HX-Request": "true" } }).catch(() => null);
     if (!answer?.ok) return;
-    const text = await answer.text(), fresh = parts(new DOMParser().parseFromString(`<div>${text}</div>`, "text/html"));
+    const page = new DOMParser().parseFromString(`<div>${await answer.text()}</div>`, "text/html"), fresh = parts(page);
     const now = parts(live), focused = document.activeElement?.id;
-    if (Object.keys(fresh).join() !== Object.keys(now).join()) { live.innerHTML = text; window.htmx?.process(live); }
+    if (Object.keys(fresh).join() !== Object.keys(now).join()) { live.replaceChildren(...page.body.firstChild.cloneNode(true).childNodes); window.htmx?.process(live); }
     else for (const [name, part] of Object.entries(fresh)) {
       if (before?.[name] !== part.outerHTML) now[name].replaceWith(document.importNode(part, true));
     }
