@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lab.models import Run
-from lab.models.metric import CHUNK_POINTS
 from lab.queries import metrics as queries
 from lab.services import metrics
 
@@ -29,8 +28,22 @@ def all_points(run):
 
 
 def rows_of(run):
-    fields = ("name", "level", "first_step", "last_step", "n_points", "minimum", "maximum", "steps", "lows", "highs")
-    return [tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in run.chunks.order_by("level", "first_step").values_list(*fields)]
+    fields = (
+        "name",
+        "level",
+        "first_step",
+        "last_step",
+        "n_points",
+        "minimum",
+        "maximum",
+        "steps",
+        "lows",
+        "highs",
+    )
+    return [
+        tuple(bytes(v) if isinstance(v, memoryview) else v for v in row)
+        for row in run.chunks.order_by("level", "first_step").values_list(*fields)
+    ]
 
 
 def test_every_point_is_read_back_as_it_was_written():
