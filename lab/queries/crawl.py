@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from core_ml.artifact import Folder
+from core_ml.crawl.config import CrawlConfig
 from core_ml.crawl.rules import BY_FIELD, FAILURES, MEASURES, RULES, STAGES, Rule
 from core_ml.errors import UserError
 from lab.models import Artifact
@@ -38,7 +41,12 @@ def is_crawl(artifact: Artifact) -> bool:
 
 
 def config(artifact: Artifact) -> dict[str, Any]:
-    return dict(artifact.manifest.get("origin", {}).get("config", {}))
+    """Every setting of the crawl; a manifest may hold only those that differ from the defaults."""
+    told = artifact.manifest.get("origin", {}).get("config", {})
+    try:
+        return CrawlConfig(**told).model_dump()
+    except ValidationError:
+        return dict(told)
 
 
 def funnel(artifact: Artifact) -> list[dict[str, Any]]:

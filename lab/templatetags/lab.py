@@ -67,7 +67,7 @@ def short(value: Any) -> str:
 @register.filter
 def bytes(value: Any) -> str:
     """A size as disks are sold: 2.2 GB."""
-    if value is None:
+    if value is None or value == "":
         return "–"
     size = float(value)
     for unit in ("B", "kB", "MB", "GB", "TB"):
