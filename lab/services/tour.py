@@ -11,6 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from core_ml import recipes
 from lab.errors import Conflict
 from lab.models import Account, Project, Ranking, Run, Tour
 from lab.models.run import CANCELLED, FAILED, SUCCEEDED
@@ -56,7 +57,7 @@ def _submit(tour: Tour, kind: str, inputs: dict[str, Any]) -> Run:
 def _settings(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Preset and changed fields of one run of a tour."""
     config: dict[str, Any] = {}
-    if options.get("seed") is not None and kind != "crawl":
+    if options.get("seed") is not None and "seed" in recipes.get(kind).config.model_fields:
         config["seed"] = options["seed"]
     if kind == "crawl":
         if options.get("pages"):
