@@ -222,7 +222,7 @@ RECIPE = Recipe(
         Preset(
             "tour",
             "Tour",
-            "50,000 conversations: one to two minutes of training; with 30,000 sums are not yet understood.",
+            "50,000 conversations: one to two minutes of training. With 30,000 half of the sums are still wrong.",
         ),
         Preset(
             "tiny",
