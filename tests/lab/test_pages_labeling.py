@@ -106,9 +106,9 @@ def test_prompts_and_answers_are_text_and_what_labelers_must_not_know_is_not_the
 def test_nothing_left_and_closed_are_told(browser, account, project):
     for name in ("lea", "lou"):
         for _ in range(3):
-            account = account("labeler", name)
-            group = services.next_group(project, account)
-            services.hand_in(group, account, [[0], [1], [2], [3]])
+            who = account("labeler", name)
+            group = services.next_group(project, who)
+            services.hand_in(group, who, [[0], [1], [2], [3]])
     assert "Nothing is left" in browser("labeler", "lea").get(f"/label/{project.pk}").content.decode()
     services.close(project)
     assert "This project is closed" in browser("labeler").get(f"/label/{project.pk}").content.decode()
