@@ -1,10 +1,12 @@
 """Where a lab keeps its state: everything below LAB_HOME, readable by its owner alone."""
 
+import fcntl
 import hashlib
 import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_SOCKET_PATH = 100  # the system's limit is about 108 characters
 
@@ -20,6 +22,20 @@ def inside(name: str) -> Path:
     path = home() / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def lock() -> BinaryIO | None:
+    """Hold this lab for as long as the file stays open; None when another process holds it.
+
+    Two queues over one folder would overwrite each other's log.
+    """
+    file = (home() / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def socket(name: str) -> Path:

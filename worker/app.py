@@ -23,6 +23,7 @@ app.config_from_object(
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
         "task_default_queue": "runs",
+        "broker_connection_timeout": 1,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {

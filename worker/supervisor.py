@@ -5,6 +5,7 @@ kills its child and leaves without a trace.
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from worker.child import Child, write_request
 logger = logging.getLogger(__name__)
 POLL = 0.2
 """Seconds between two looks at the event file and at a request to cancel."""
+FULL_DISK = 4 * 2**20
+"""Bytes left below which a child that died is taken to have died of it."""
 BEAT = 1.0
 """Seconds between two heartbeats while nothing else is written."""
 
@@ -101,6 +104,10 @@ def _bury(held: Run | Shard, child: Child) -> None:
         return
     if isinstance(held, Shard) and held.attempt < claims.MAX_DEATHS:
         claims.release(held, f"died: {how}")
+        return
+    if shutil.disk_usage(artifacts.out_dir(run).parent).free < FULL_DISK:
+        message = "The disk is full: free some space and resume the run; what was finished is kept."
+        claims.finish(held, FAILED, {"message": message, "log": child.last_words()}, outcome=f"died: {how}")
         return
     message = f"The process of this run died {claims.MAX_DEATHS} times without getting further ({how})."
     hint = "Signal 9 mostly means that the machine ran out of memory: make the batch or the network smaller."

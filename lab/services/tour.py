@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from core_ml import recipes
 from lab.errors import Conflict
-from lab.models import Account, Project, Ranking, Run, Tour
+from lab.models import Account, Lease, Project, Ranking, Run, Tour
 from lab.models.run import CANCELLED, FAILED, SUCCEEDED
 from lab.services import accounts, labeling, runs
 
@@ -156,9 +156,15 @@ def _export_when_ranked(tour: Tour, made: dict[str, Run]) -> None:
 
 
 def is_ranked(project: Project) -> bool:
-    """Whether every group has been ranked, by whomever."""
-    ranked = Ranking.objects.filter(group__project=project).values("group").distinct().count()
-    return ranked == project.groups.count()
+    """Whether no group waits for the simulated labeler: each is ranked, or in the hands of a person.
+
+    A person who looks at a group does not hold the tour up; it goes on with what there is.
+    """
+    held = Lease.objects.filter(
+        group__project=project, labeler__is_simulated=False, skipped=False, expires__gt=timezone.now()
+    )
+    waiting = project.groups.filter(rankings=None).exclude(pk__in=held.values("group"))
+    return not waiting.exists() and Ranking.objects.filter(group__project=project).exists()
 
 
 def _end(tour: Tour, status: str, error: str) -> None:

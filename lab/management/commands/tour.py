@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from lab import paths
 from lab.errors import Conflict, Invalid
 from lab.management.commands import up
 from lab.models import Account, Tour
@@ -78,6 +79,12 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Port {settings.LAB_PORT} is taken by something else: choose another with "
                 f"LAB_PORT={settings.LAB_PORT + 1} make tour."
+            )
+        self._held = paths.lock()
+        if self._held is None:
+            raise CommandError(
+                f"The lab in {settings.LAB_HOME} is starting or ending: try again in a moment, or choose "
+                "another folder with LAB_HOME."
             )
         up.prepare()
         own = stack(None)

@@ -28,6 +28,11 @@ class Command(BaseCommand):
                 f"Port {settings.LAB_PORT} of {settings.LAB_HOST} is taken: another lab may be running there. "
                 f"Stop it, or choose another port with LAB_PORT={settings.LAB_PORT + 1} make run."
             )
+        held = paths.lock()
+        if held is None:
+            raise CommandError(
+                f"The lab in {settings.LAB_HOME} runs already: stop it, or choose another folder with LAB_HOME."
+            )
         prepare()
         running = stack(self._say if not quiet else None)
         stopping = []
