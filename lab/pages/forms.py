@@ -210,9 +210,10 @@ def choices(recipe: Recipe, filled: Filled, errors: dict[str, str]) -> list[dict
     found = []
     for name, wanted in recipe.takes.items():
         picked = filled.inputs.get(name, [])
+        fitting = list(artifacts.options(recipe, name)[:N_OPTIONS])
         options = [
             {"value": artifact.pk, "label": describe(artifact), "chosen": artifact.pk in picked}
-            for artifact in artifacts.options(recipe, name)[:N_OPTIONS]
+            for artifact in (reversed(fitting) if wanted.many else fitting)
         ]
         options += [one | {"chosen": one["value"] in picked} for one in _coming(recipe, name)]
         if not wanted.many and (wanted.optional or not picked):
@@ -227,10 +228,9 @@ def choices(recipe: Recipe, filled: Filled, errors: dict[str, str]) -> list[dict
                 "id": f"inputs-{name}",
                 "name": f"inputs.{name}",
                 "label": name.replace("_", " ").capitalize(),
-                "type": "select",
-                "multiple": wanted.many,
+                "type": "boxes" if wanted.many else "select",
                 "options": options,
-                "hint": f"{hint} {'Several may be chosen.' if wanted.many else ''}".strip(),
+                "hint": hint,
                 "error": errors.get(f"inputs.{name}", ""),
             }
         )

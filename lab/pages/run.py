@@ -98,7 +98,7 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
         nodes = artifacts.lineage(run)["nodes"]
         numbers = {node["number"] for node in nodes if node["type"] == "run"}
         numbers |= {other.pk for other in services.dependants(run)}
-        return {**board_parts(numbers), "things": [node for node in nodes if node["type"] != "run"]}
+        return {**board_parts(numbers), "things": [node for node in nodes if "artifact" in node]}
     return {"inputs": run.inputs.select_related("artifact")}
 
 

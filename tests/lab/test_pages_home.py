@@ -48,7 +48,7 @@ def life(db):
     project = Project.objects.create(name="Round 1", source=rollouts, closed=timezone.now())
     rankings = Artifact.objects.create(
         id="0000-rankings", kind="dataset", form="rankings", name="rankings", path="x", size=1,
-        summary={"project": project.pk}, created=timezone.now(),
+        summary={"project": project.pk}, manifest={"origin": {"recipe": "labeling", "inputs": {"rollouts": [rollouts.pk]}}}, created=timezone.now(),
     )  # fmt: skip
     reward = make_run("reward", takes=[("checkpoint", chat), ("rankings", rankings)])
     scorer = make_artifact(reward, "checkpoint", "checkpoint", "reward")
@@ -206,3 +206,9 @@ def make_labeler():
     from lab.models import Account
 
     return Account.objects.create_user("lea", role="labeler")
+
+
+def test_the_lineage_goes_through_what_people_ranked(browser, life):
+    page = browser("researcher").get(f"/runs/{life['rlhf'].pk}/lineage").content.decode()
+    assert f"/runs/{life['crawl'].pk}" in page and "Round 1" in page
+    assert f"/labeling/{life['project'].pk}" in page
