@@ -15,6 +15,7 @@ from lab.queries import crawl
 from lab.queries.passages import passage
 
 PER_PAGE = 12
+N_SHOWN = 6
 FAULTS = {
     "alpha_ratio": "the words without a letter",
     "symbol_ratio": "number signs and ellipses",
@@ -70,7 +71,8 @@ def context(request: HttpRequest, artifact: Artifact) -> dict[str, Any]:
         "n_documents": counted["documents"],
         "row": row,
         "stage_number": told.index(row) + 1,
-        "rules": [(one, counted["rules"].get(one.rule.field, 0)) for one in rules],
+        "n_rules": len(rules),
+        **_split([(one, counted["rules"].get(one.rule.field, 0)) for one in rules], chosen),
         "reasons": reasons,
         "lines": [(LINE_RULES.get(name, name), n) for name, n in row.get("lines", {}).items() if n],
         "chosen": chosen,
@@ -79,6 +81,12 @@ def context(request: HttpRequest, artifact: Artifact) -> dict[str, Any]:
         **_threshold(artifact, chosen, thresholds, counted),
         **_dropped(request, artifact, chosen),
     }
+
+
+def _split(rules: list[tuple[crawl.RuleCount, int]], chosen: str) -> dict[str, Any]:
+    """The rules that dropped pages (or are looked at), and those that did not, which are folded where many."""
+    loud = [(one, n) for i, (one, n) in enumerate(rules) if n or i < N_SHOWN or one.rule.field == chosen]
+    return {"rules": loud, "quiet_rules": [pair for pair in rules if pair not in loud]}
 
 
 def _row(told: dict[str, Any], now: dict[str, Any], counted: dict[str, Any], by: str) -> dict[str, Any]:

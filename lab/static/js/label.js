@@ -41,7 +41,7 @@
     task = next;
     form.hidden = !task;
     nothing.hidden = Boolean(task);
-    if (!task) { document.querySelectorAll("#nothing [data-do]").forEach((one) => { one.hidden = false; }); return; }
+    if (!task) { order = []; past = []; last = -1; since = 0; nothing.querySelector("[data-do]")?.parentElement.toggleAttribute("hidden", false); return; }
     const known = kept || recall() || {};
     order = known.order || []; last = known.last ?? -1; bad = known.bad || false; flags = known.flags || {}; past = [];
     seconds = known.seconds || 0;
@@ -83,6 +83,7 @@
   }
 
   function draw() {
+    if (!task) return;
     [...answers.children].forEach((item, i) => {
       const rank = rankOf(i), badge = item.querySelector(".badge");
       badge.replaceChildren();
