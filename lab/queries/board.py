@@ -87,7 +87,7 @@ def board(only: set[int] | None = None) -> Board:
     height = max(9, top + ROW * (lines - 1) + 3)
     n_all = len(only) if only is not None else Run.objects.filter(deleted=None).count()
     n_drawn = sum(max(1, len(stone.stack)) for stone in drawn if stone.run)
-    return Board(sorted(drawn, key=lambda s: (s.x, s.y)), _links(drawn), height, n_all - n_drawn)
+    return Board(sorted(drawn, key=lambda s: (s.x, s.order)), _links(drawn), height, n_all - n_drawn)
 
 
 def _stones(only: set[int] | None) -> dict[str, Stone]:

@@ -43,6 +43,10 @@
     }
   });
 
+  // Without script all views show; with it, the one that is pressed.
+  const settle = (root) => root.querySelectorAll?.("[data-views] [aria-pressed=true]").forEach((button) => button.click());
+  settle(document);
+
   // Keys. Single letters work outside fields only, and can be switched off in the help.
   const letters = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
   const places = { h: "/", r: "/runs", p: "/playground", l: "/labeling", d: "/datasets", c: "/checkpoints", t: "/tokenizers", s: "/settings" };

@@ -8,7 +8,7 @@
       if (hint.classList.contains("error")) field?.setAttribute("aria-invalid", "true");
       else field?.removeAttribute("aria-invalid");
     }
-    if (view) document.querySelector(`[data-views=snippet] [data-view="${view}"]`)?.click();
+    document.querySelector(`[data-views=snippet] [data-view="${view || "Shell"}"]`)?.click();
   }
   document.addEventListener("htmx:oobAfterSwap", () => { clearTimeout(mark.timer); mark.timer = setTimeout(mark, 20); });
   document.querySelector("#new-run [aria-invalid]")?.focus();
