@@ -180,6 +180,7 @@
   const on = (name, does) => stream.addEventListener(name, (event) => does(JSON.parse(event.data)));
   const shown = root.dataset.status;
   on("status", (now) => {
+    root.dataset.status = now.status;
     const began = now.status !== shown && ["succeeded", "failed", "cancelled"].includes(now.status);
     if (began) { stream.close(); anew(`Run ${now.id} ${now.status}`); }
     else if (shown === "queued" && now.status !== "waiting" && now.status !== "queued" && now.status !== "starting") { stream.close(); anew(`Run ${now.id} is running`); }
