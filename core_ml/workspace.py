@@ -87,20 +87,29 @@ class Workspace:
     def save_state(self, step: int, write: Callable[[Path], None]) -> None:
         """Call `write` with a hidden folder, then make it the newest state; older ones go."""
         hidden = self.state / f".step-{step:09d}.tmp"
-        shutil.rmtree(hidden, ignore_errors=True)
+        for left in self.state.glob(".step-*.tmp"):  # of an attempt that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         hidden.mkdir(parents=True)
-        write(hidden)
-        sums = {}
-        for path in sorted(path for path in hidden.rglob("*") if path.is_file()):
-            artifact.sync(path)
-            sums[path.relative_to(hidden).as_posix()] = artifact.sha256(path)
-        artifact.write_atomically(hidden / "sums.json", json.dumps(sums))
+        try:
+            self._write_state(hidden, write)
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)  # on a full disk this gives the space back
+            raise
         target = self.state / f"step-{step:09d}"
         shutil.rmtree(target, ignore_errors=True)
         hidden.rename(target)
         artifact.sync(self.state)
         for _, path in self._states()[KEPT_STATES:]:
             shutil.rmtree(path, ignore_errors=True)
+
+    @staticmethod
+    def _write_state(hidden: Path, write: Callable[[Path], None]) -> None:
+        write(hidden)
+        sums = {}
+        for path in sorted(path for path in hidden.rglob("*") if path.is_file()):
+            artifact.sync(path)
+            sums[path.relative_to(hidden).as_posix()] = artifact.sha256(path)
+        artifact.write_atomically(hidden / "sums.json", json.dumps(sums))
 
     def latest_state(self) -> tuple[int, Path] | None:
         """The newest saved step whose files are all as they were written, or None to begin at the beginning."""

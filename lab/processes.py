@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import IO
 
 from django.conf import settings
 
@@ -21,7 +23,10 @@ from core_ml.artifact import write_atomically
 from lab import paths
 from lab.queries import machine
 
+MARKS = {"redis": "redis.sock", "web": "uvicorn", "worker": "celery", "engine": "core_ml.engine"}
+"""What the command line of each process has in it; a number may belong to another process by now."""
 Say = Callable[["Process", str], None]
+MAX_LOG_BYTES = 20_000_000
 STOP_TIME = 25.0
 """Seconds in which a run may save its state before its worker is killed."""
 
@@ -34,6 +39,8 @@ class Process:
     command: list[str]
     ready: Callable[[], bool]
     environment: dict[str, str] = field(default_factory=dict)
+    inherits: tuple[int, ...] = ()
+    """Descriptors that stay open in it: the queue holds the lab's lock for as long as it lives."""
     popen: subprocess.Popen | None = None
     started: float = 0.0
     n_deaths: int = 0
@@ -48,6 +55,7 @@ class Process:
             text=True,
             errors="replace",
             cwd=settings.BASE_DIR,
+            pass_fds=self.inherits,
             start_new_session=True,  # Ctrl-C reaches `up` alone, which ends the others in their order
         )
         self.started = time.monotonic()
@@ -55,15 +63,18 @@ class Process:
 
     def _relay(self, popen: subprocess.Popen, say: Say | None) -> None:
         log = paths.inside("logs") / f"{self.name}.log"
-        if log.exists() and log.stat().st_size > 20_000_000:
-            log.replace(log.with_suffix(".log.1"))
         assert popen.stdout is not None
         with log.open("a", encoding="utf-8") as file:
             for line in popen.stdout:
-                file.write(line)
-                file.flush()
-                if say:
-                    say(self, line.rstrip())
+                # A full disk or a closed terminal must not stop the reading: the process would block.
+                with suppress(OSError):
+                    file.write(line)
+                    file.flush()
+                    if file.tell() > MAX_LOG_BYTES:
+                        file.truncate(0)
+                with suppress(OSError, ValueError):
+                    if say:
+                        say(self, line.rstrip())
 
     @property
     def pid(self) -> int | None:
@@ -93,7 +104,7 @@ class Stack:
 
     def _note(self) -> None:
         """Who is who, for whoever looks from outside."""
-        pids = {process.name: process.pid for process in self.processes}
+        pids = {process.name: process.pid for process in self.processes} | {"up": os.getpid()}
         write_atomically(paths.home() / "processes.json", json.dumps(pids))
 
     def wait_until_ready(self, stopping: Callable[[], bool] = lambda: False, seconds: float = 120) -> bool:
@@ -138,11 +149,12 @@ class Stack:
                 process.signal(signal.SIGKILL)
 
 
-def stack(say: Say | None) -> Stack:
+def stack(say: Say | None, lock: IO) -> Stack:
     """The processes of this lab; without its own queue when REDIS_URL names a server."""
     processes = [_web(), _worker(), _engine()]
     if not os.environ.get("REDIS_URL"):
         processes.insert(0, _redis())
+        processes[0].inherits = (lock.fileno(),)
     return Stack(processes, say)
 
 
@@ -199,6 +211,40 @@ def _engine() -> Process:
         # Not on the command line, which every account of the machine can read.
         environment={"ENGINE_KEY": settings.ENGINE_KEY},
     )
+
+
+def hold() -> IO | None:
+    """This lab's lock, for its whole life; None when the lab runs already.
+
+    Processes whose `up` was killed or whose terminal was closed are ended first: nobody looks after them.
+    """
+    held = paths.lock()
+    if held is None and _end_orphans():
+        held = paths.lock()
+    return held
+
+
+def _end_orphans() -> bool:
+    note = paths.home() / "processes.json"
+    pids = json.loads(note.read_text()) if note.exists() else {}
+    if not pids or "manage.py" in _command(pids.get("up")):
+        return False
+    orphans = [pid for name, pid in pids.items() if name in MARKS and MARKS[name] in _command(pid)]
+    for number, seconds in ((signal.SIGTERM, STOP_TIME), (signal.SIGKILL, 2)):
+        for pid in orphans:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        _wait(lambda: not any(_command(pid) for pid in orphans), seconds)
+    return True
+
+
+def _command(pid: int | None) -> str:
+    """The command line of a process, or nothing when there is none."""
+    if pid is None:
+        return ""
+    return subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True
+    ).stdout
 
 
 def port_is_taken(host: str, port: int) -> bool:

@@ -1,15 +1,21 @@
 """The life of one claimed run: drain what an earlier attempt told, then one child process, or stages of shards."""
 
 import logging
+import shutil
+import traceback
 from collections.abc import Callable
 
+from django.db import InterfaceError, OperationalError, connection
+
 from core_ml import recipes
+from core_ml.execute import explain
 from lab.models import Run
-from lab.services import claims
+from lab.models.run import FAILED, SUCCEEDED
+from lab.services import artifacts, claims
 from lab.services.claims import LostLease
 from worker.child import Child
 from worker.stages import coordinate
-from worker.supervisor import arguments, drained, event_file, follow, log_file
+from worker.supervisor import arguments, drained, event_file, fetch_inputs, follow, log_file
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +27,7 @@ def execute(run: Run, leaving: Callable[[], bool]) -> None:
         if not drained(run):
             return
         claims.begin_attempt(run)
+        fetch_inputs(run)
         if recipes.get(run.kind).stages:
             coordinate(run, leaving)
         else:
@@ -28,5 +35,28 @@ def execute(run: Run, leaving: Callable[[], bool]) -> None:
             follow(run, child, leaving)
     except LostLease:
         logger.info("%s is held by somebody else now", run)
+    except (OperationalError, InterfaceError):
+        logger.exception("%s waits for the database", run)
+        connection.close()
+    except Exception as error:
+        # Whatever it was, the next claim would meet it again: the person is told instead.
+        logger.exception("%s failed in its supervisor", run)
+        _fail(run, error)
     else:
-        logger.info("%s: %s", run, Run.objects.values_list("status", flat=True).get(pk=run.pk))
+        status = Run.objects.values_list("status", flat=True).get(pk=run.pk)
+        logger.info("%s: %s", run, status)
+        if status == SUCCEEDED:
+            # It cannot be resumed any more, and a training state is three times its checkpoint.
+            shutil.rmtree(artifacts.state_dir(run) / "state", ignore_errors=True)
+
+
+def _fail(run: Run, error: Exception) -> None:
+    told = {
+        "message": explain(error),
+        "field": getattr(error, "field", None),
+        "traceback": traceback.format_exc()[-8000:],
+    }
+    try:
+        claims.finish(run, FAILED, told)
+    except LostLease:
+        logger.info("%s is held by somebody else now", run)

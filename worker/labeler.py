@@ -58,7 +58,9 @@ def label(pk: int) -> None:
     chance = random.Random(project.pk)
     try:
         headers = {"Authorization": f"Bearer {secret}"}
-        with httpx.Client(base_url=f"{settings.LAB_URL}/api/v1", headers=headers, timeout=30) as web:
+        with httpx.Client(
+            base_url=f"{settings.LAB_URL}/api/v1", headers=headers, timeout=30, trust_env=False
+        ) as web:
             while _rank_one(web, project.pk, chance):
                 if not Tour.objects.filter(pk=pk, status="running").update(labeler_beat=timezone.now()):
                     return

@@ -7,20 +7,17 @@ is replaced by the next claim, which finds the rows where they are.
 
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from django.conf import settings
-from django.db import OperationalError
 
 from core_ml import recipes
 from core_ml.events import Failed
 from core_ml.recipe import Stage
 from lab.models import Run, Shard
-from lab.models.run import CANCELLED, FAILED, LIVE, QUEUED, RUNNING, SUCCEEDED
+from lab.models.run import CANCELLED, FAILED, INTERRUPTED, QUEUED, RUNNING, SUCCEEDED
 from lab.services import artifacts, claims, events, wake
 from lab.services.claims import LostLease
 from worker import supervisor
@@ -40,13 +37,13 @@ def coordinate(run: Run, leaving: Callable[[], bool]) -> None:
     stages = recipes.get(run.kind).stages
     for number, stage in enumerate(stages, 1):
         try:
-            _make_rows(run, stage)
+            _make_rows(run, stage, leaving)
         except Ended:
             return
         while True:
             _tell(run, stage, number, len(stages))
             if supervisor.cancelling(run):
-                _settle_cancelled(run)
+                _settle_cancelled(run, leaving)
                 return
             if leaving():
                 claims.release(run, "the worker left")
@@ -86,6 +83,8 @@ def work_on_one(run: Run, stage: str, leaving: Callable[[], bool], beat: Run | N
         return leaving()
 
     try:
+        if not supervisor.drained(shard):
+            return True
         claims.begin_attempt(shard)
         arguments = [*supervisor.arguments(run), "--stage", stage, "--shard", shard.name]
         child = Child(run.kind, arguments, supervisor.event_file(shard), supervisor.log_file(run))
@@ -96,11 +95,11 @@ def work_on_one(run: Run, stage: str, leaving: Callable[[], bool], beat: Run | N
     return True
 
 
-def _make_rows(run: Run, stage: Stage) -> None:
+def _make_rows(run: Run, stage: Stage, leaving: Callable[[], bool]) -> None:
     """One row for each shard of a stage, made once; others are woken to help."""
     if run.shards.filter(stage=stage.name).exists():
         return
-    names = _plan(run, stage)
+    names = _plan(run, stage, leaving)
     Shard.objects.bulk_create(
         [Shard(run=run, stage=stage.name, name=name) for name in names], ignore_conflicts=True
     )
@@ -108,39 +107,34 @@ def _make_rows(run: Run, stage: Stage) -> None:
         wake.up(run)
 
 
-def _plan(run: Run, stage: Stage) -> list[str]:
+def _plan(run: Run, stage: Stage, leaving: Callable[[], bool]) -> list[str]:
     """Ask a child which shards a stage has: the answer may need libraries that this process does not load."""
-    command = [sys.executable, "-m", "core_ml", run.kind, *supervisor.arguments(run), "--stage", stage.name]
     planned = artifacts.state_dir(run) / f"plan-{stage.name}.jsonl"
     planned.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [*command, "--events", str(planned)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).resolve().parent.parent,
-    )
-    while process.poll() is None:
-        claims.beat(run)
-        time.sleep(supervisor.POLL)
-    output, errors = process.communicate()
-    if process.returncode == 0:
-        return json.loads(output.splitlines()[-1])
-    for event, _ in events.read(planned, 0, 0).events:
-        if isinstance(event, Failed):
-            claims.finish(run, FAILED, {"message": event.message, "field": event.field, "hint": event.hint})
-            raise Ended
-    lines = errors.strip().splitlines()
-    claims.finish(
-        run,
-        FAILED,
-        {
-            "message": lines[-1] if lines else "planning the shards failed",
-            "traceback": errors[-8000:],
-            "log": [],
-        },
-    )
-    raise LostLease(str(run))
+    arguments = [*supervisor.arguments(run), "--stage", stage.name]
+    child = Child(run.kind, arguments, planned, supervisor.log_file(run))
+    try:
+        while child.code is None:
+            claims.beat(run)
+            if supervisor.cancelling(run):
+                _settle_cancelled(run, leaving)
+                raise Ended
+            if leaving():
+                claims.release(run, "the worker left")
+                raise Ended
+            time.sleep(supervisor.POLL)
+    finally:
+        if child.code is None:
+            child.kill()
+    if child.code == 0:
+        return json.loads((artifacts.state_dir(run) / "state" / f"plan-{stage.name}.json").read_text())
+    told = [event for event, _ in events.read(planned, 0, 0).events if isinstance(event, Failed)]
+    words = child.last_words()
+    error: dict[str, Any] = {"message": words[-1] if words else "planning the shards failed", "log": words}
+    if told:
+        error = {"message": told[0].message, "field": told[0].field, "hint": told[0].hint}
+    claims.finish(run, FAILED, error)
+    raise Ended
 
 
 def _tell(run: Run, stage: Stage, number: int, n_stages: int) -> None:
@@ -163,17 +157,17 @@ def _tell(run: Run, stage: Stage, number: int, n_stages: int) -> None:
         "seconds_left": (total - done) / rate if rate else None,
         "since": since,
     }
-    try:
-        claims.write(run, progress=run.progress)
-    except OperationalError:
-        logger.warning("the database does not answer")
+    claims.write(run, progress=run.progress)
 
 
-def _settle_cancelled(run: Run) -> None:
+def _settle_cancelled(run: Run, leaving: Callable[[], bool]) -> None:
     """The run ends when nobody works on its shards any more."""
-    run.shards.filter(status=QUEUED).update(status=CANCELLED)
-    while run.shards.filter(status__in=LIVE).exclude(claims.stale()).exists():
+    while True:
+        run.shards.filter(status__in=(QUEUED, INTERRUPTED)).update(status=CANCELLED, token="")
+        held = run.shards.filter(status__in=claims.HELD).exclude(claims.stale())
+        if not held.exists() or leaving():
+            break
         claims.beat(run)
         time.sleep(supervisor.POLL)
-    run.shards.filter(status__in=LIVE).update(status=CANCELLED, token="")
+    run.shards.filter(status__in=claims.HELD).update(status=CANCELLED, token="")
     claims.finish(run, CANCELLED)

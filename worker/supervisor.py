@@ -6,17 +6,20 @@ kills its child and leaves without a trace.
 
 import logging
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Q
 
 from core_ml.events import Artifact, Done, Failed
 from lab.models import Run, Shard
 from lab.models.run import CANCELLED, FAILED
 from lab.services import artifacts, claims, events
+from lab.services.claims import LostLease
 from worker.child import Child, write_request
 
 logger = logging.getLogger(__name__)
@@ -28,9 +31,9 @@ BEAT = 1.0
 """Seconds between two heartbeats while nothing else is written."""
 
 
-def drained(run: Run) -> bool:
-    """Store what the attempt before told but nobody read. False when that already ended the run."""
-    return not run.reading or not isinstance(_store_all(run), Done | Failed)
+def drained(held: Run | Shard) -> bool:
+    """Store what the attempt before told but nobody read. False when that already ended the run or shard."""
+    return not held.reading or not isinstance(_store_all(held), Done | Failed)
 
 
 def follow(held: Run | Shard, child: Child, leaving: Callable[[], bool]) -> None:
@@ -52,7 +55,8 @@ def follow(held: Run | Shard, child: Child, leaving: Callable[[], bool]) -> None
 
 
 def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool]) -> events.Last | None:
-    beaten = looked = 0.0
+    beaten = time.monotonic()  # the claim was one
+    looked = 0.0
     while True:
         ended = child.code is not None  # asked before reading: after the end there is nothing more to come
         try:
@@ -68,21 +72,53 @@ def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool
             if time.monotonic() - looked > POLL and (leaving() or cancelling(run)):
                 child.ask_to_stop()
             looked = time.monotonic()
-        except OperationalError as error:
-            # A busy or restarting database: the events wait in their file, the lease decides.
+        except (OperationalError, InterfaceError) as error:
+            # A busy or restarting database: the events wait in their file. A connection that broke outside a
+            # transaction stays broken until it is closed.
             logger.warning("the database does not answer: %s", error)
+            connection.close()
+            if time.monotonic() - beaten > claims.LEASE.total_seconds():
+                raise LostLease(str(held)) from error
             time.sleep(1)
         time.sleep(POLL)
 
 
 def _store_new(held: Run | Shard) -> tuple[events.Last | None, bool]:
+    # A shard is done again from its beginning, so it tells nothing before it has told all.
+    if isinstance(held, Shard) and not events.is_whole(event_file(held)):
+        return None, False
     batch = events.read(event_file(held), held.seq, held.offset)
     if batch.offset == held.offset:
         return None, False
-    for event, _ in batch.events:
-        if isinstance(event, Artifact):
-            artifacts.publish(held if isinstance(held, Run) else held.run, event.output)
+    made = [event.output for event, _ in batch.events if isinstance(event, Artifact)]
+    if made and artifacts.is_remote():
+        with kept_alive(held):
+            for output in made:
+                artifacts.publish(held if isinstance(held, Run) else held.run, output)
     return events.store(held, batch), True
+
+
+@contextmanager
+def kept_alive(held: Run | Shard) -> Iterator[None]:
+    """Heartbeats from a thread of their own, for transfers that outlast a lease."""
+    over = threading.Event()
+
+    def beat() -> None:
+        try:
+            while not over.wait(BEAT):
+                claims.beat(held)
+        except (LostLease, OperationalError, InterfaceError):
+            logger.warning("%s lost its lease during a transfer", held)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _store_all(held: Run | Shard) -> events.Last | None:
@@ -102,7 +138,8 @@ def _bury(held: Run | Shard, child: Child) -> None:
         logger.warning("the child of %s died (%s); it goes on from what it saved", run, how)
         claims.release(held, f"died: {how}")
         return
-    if isinstance(held, Shard) and held.attempt < claims.MAX_DEATHS:
+    if isinstance(held, Shard) and held.n_deaths + 1 < claims.MAX_DEATHS:
+        claims.write(held, n_deaths=held.n_deaths + 1)
         claims.release(held, f"died: {how}")
         return
     if shutil.disk_usage(artifacts.out_dir(run).parent).free < FULL_DISK:
@@ -119,6 +156,14 @@ def cancelling(run: Run) -> bool:
     return (
         Run.objects.filter(pk=run.pk).filter(Q(status=CANCELLED) | Q(cancel_requested__isnull=False)).exists()
     )
+
+
+def fetch_inputs(run: Run) -> None:
+    """Bring the inputs here from a remote store, however long it takes."""
+    if artifacts.is_remote():
+        with kept_alive(run):
+            for taken in run.inputs.select_related("artifact"):
+                artifacts.local_path(taken.artifact)
 
 
 def arguments(run: Run) -> list[str]:

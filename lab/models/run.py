@@ -103,6 +103,7 @@ class Shard(Claim):
     run = models.ForeignKey(Run, models.CASCADE, related_name="shards")
     stage = models.CharField(max_length=40)
     name = models.CharField(max_length=100)
+    n_deaths = models.IntegerField(default=0)
 
     class Meta:
         ordering = ["id"]

@@ -1,5 +1,6 @@
 """Artifacts in the database and in the store: registered from their manifests, published, fetched, reindexed."""
 
+import secrets
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -94,8 +95,8 @@ def _publish(folder: Folder, path: str) -> None:
 
 def _fetch(path: str, target: Path) -> None:
     store, root = fsspec.core.url_to_fs(settings.ARTIFACT_URL)
-    hidden = target.with_name(f".{target.name}.fetching")
-    shutil.rmtree(hidden, ignore_errors=True)
+    # Two claimants of one run may fetch at the same time; the first to end is as good as the other.
+    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}.fetching")
     hidden.mkdir(parents=True)
     store.get_file(f"{root}/{path}/{MANIFEST}", str(hidden / MANIFEST))
     folder = Folder(hidden)

@@ -4,22 +4,26 @@ A claim is one conditional update that sets a fresh token. Every later write car
 so a worker that lost its lease changes nothing and learns it at once. Runs and shards are claimed alike.
 """
 
+import logging
 import secrets
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from lab.models import Attempt, Run, Shard
-from lab.models.run import CANCELLED, INTERRUPTED, QUEUED, RUNNING, STARTING, SUCCEEDED
+from lab.models.run import CANCELLED, INTERRUPTED, QUEUED, RUNNING, STARTING
 from lab.services import runs, wake
 from worker.app import WAKE_TIME
 
 LEASE = timedelta(seconds=settings.LEASE_SECONDS)
 HELD = (STARTING, RUNNING)
+logger = logging.getLogger(__name__)
+MAX_UNREAD = 20
+"""Wake-ups in the queue above which no more are sent: all workers are busy."""
 MAX_DEATHS = 3
 """A child that died this often without saving anything new is not started again."""
 
@@ -50,9 +54,9 @@ def claim_run(pk: int, worker: str) -> Run | None:
 
 def claim_shard(run: Run, stage: str) -> Shard | None:
     """Take one shard of a stage that nobody holds."""
-    free = Q(run=run, stage=stage) & (Q(status__in=(QUEUED, INTERRUPTED)) | stale())
+    free = Q(run=run, stage=stage, run__status__in=HELD) & (Q(status__in=(QUEUED, INTERRUPTED)) | stale())
     for pk in Shard.objects.filter(free).values_list("pk", flat=True)[:20]:
-        shard = _claim(Shard, free & Q(pk=pk))
+        shard = _claim(Shard, Q(pk=pk) & (Q(status__in=(QUEUED, INTERRUPTED)) | stale()))
         if shard is not None:
             return shard
     return None
@@ -110,8 +114,7 @@ def finish(held: Run | Shard, status: str, error: dict[str, Any] | None = None, 
         write(held, status=status, ended=now, error=error, token="")
         if isinstance(held, Run):
             _end_attempt(held, outcome or status)
-            if status == SUCCEEDED:
-                transaction.on_commit(runs.settle_waiting)
+            transaction.on_commit(runs.settle_waiting)
 
 
 def release(held: Run | Shard, outcome: str) -> None:
@@ -138,23 +141,42 @@ def died_in_vain(run: Run) -> bool:
 
 
 def sweep() -> None:
-    """Mend what a kill left behind. Safe to run anywhere, any number of times, at the same time."""
+    """Mend what a kill left behind. Safe to run anywhere, any number of times, at the same time.
+
+    One part that fails does not keep the others from their work.
+    """
+    for part in (_settle_silent, runs.settle_waiting, _wake_waiting, runs.purge_deleted):
+        try:
+            part()
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:
+            logger.exception("the sweep goes on without %s", part.__name__)
+
+
+def _settle_silent() -> None:
+    """Whoever held these is gone: cancelled where a person asked for it, else free to be taken up."""
     now = timezone.now()
-    # Their worker is gone and will not see the request.
-    for model, cancelled in ((Run, Q(cancel_requested__isnull=False)), (Shard, Q(run__status=CANCELLED))):
-        dead = list(model.objects.filter(stale() & cancelled).values_list("pk", flat=True))
-        fields = {"version": F("version") + 1} if model is Run else {}
-        model.objects.filter(stale(), pk__in=dead).update(status=CANCELLED, ended=now, token="", **fields)
-    for model in (Run, Shard):
-        fields = {"version": F("version") + 1} if model is Run else {}
-        model.objects.filter(stale()).update(status=INTERRUPTED, token="", **({"sent": None} | fields))
-    runs.settle_waiting()
-    unsent = Q(sent=None) | Q(sent__lt=now - timedelta(seconds=WAKE_TIME))
-    waiting = Run.objects.filter(unsent, status__in=(QUEUED, INTERRUPTED), pending={}, deleted=None).order_by(
-        "id"
+    told = {"version": F("version") + 1}
+    unheld = stale() | Q(status__in=(QUEUED, INTERRUPTED))
+    asked = Q(cancel_requested__isnull=False)
+    silent = list(Run.objects.filter(stale()).values_list("pk", flat=True))
+    Run.objects.filter(unheld & asked).update(status=CANCELLED, ended=now, token="", **told)
+    Run.objects.filter(stale()).update(status=INTERRUPTED, token="", sent=None, **told)
+    Attempt.objects.filter(run__in=silent, ended=None).exclude(run__status__in=HELD).update(
+        ended=now, outcome="the worker fell silent"
     )
+    over = Shard.objects.filter(stale(), run__status=CANCELLED).values_list("pk", flat=True)
+    Shard.objects.filter(stale(), pk__in=list(over)).update(status=CANCELLED, ended=now, token="")
+    Shard.objects.filter(stale()).update(status=INTERRUPTED, token="")
+
+
+def _wake_waiting() -> None:
+    """Send wake-ups anew for what nobody has taken, but never more than workers could soon take."""
+    unsent = Q(sent=None) | Q(sent__lt=timezone.now() - timedelta(seconds=WAKE_TIME))
+    free = Q(status__in=(QUEUED, INTERRUPTED), pending={})
+    helped = Q(status=RUNNING, pk__in=Shard.objects.filter(status__in=(QUEUED, INTERRUPTED)).values("run"))
+    waiting = Run.objects.filter(unsent, free | helped, deleted=None).order_by("id")[: 2 * settings.N_SLOTS]
     for run in waiting:
-        if not wake.up(run):
+        if wake.n_unread() > MAX_UNREAD or not wake.up(run):
             break
-    for run in Run.objects.filter(deleted__lt=now - runs.UNDO_TIME)[:5]:
-        runs.purge(run)

@@ -3,8 +3,9 @@
 The position in the file moves in the same transaction as the rows, and under the run's token.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from lab.services import artifacts, claims, metrics
 
 KEPT_LOG_LINES = 2000
 MAX_BATCH_BYTES = 4 * 1024**2
+MAX_LAST_LINE = 256 * 1024
 Last = Done | Failed | Stopped
 
 
@@ -63,9 +65,42 @@ def read(path: Path, seq: int, offset: int) -> Batch:
         except ValueError:
             continue  # a machine that lost power can leave a torn line in the middle
         if number > seq:
-            events.append((event, time))
+            events.append((_storable(event), time))
             seq = number
     return Batch(events, seq, offset + len(whole))
+
+
+def _storable(event: Event) -> Event:
+    """The event with nothing in it that a database refuses: NUL in text, numbers that JSON has no word for."""
+    if isinstance(event, Metric):
+        return event
+    return replace(event, **{field.name: _clean(getattr(event, field.name)) for field in fields(event)})
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(_clean(key)): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a child has written its last event into a file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - MAX_LAST_LINE))
+            lines = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return False
+    if not lines or not lines[-1].endswith(b"\n"):
+        return False
+    try:
+        return isinstance(from_line(lines[-1].decode())[0], Done | Failed | Stopped)
+    except ValueError:
+        return False
 
 
 def store(held: Run | Shard, batch: Batch) -> Last | None:
@@ -75,14 +110,14 @@ def store(held: Run | Shard, batch: Batch) -> Last | None:
     Raises LostLease when the run is not ours any more; nothing is written then.
     """
     run = held if isinstance(held, Run) else held.run
-    fields: dict[str, Any] = {"seq": batch.seq, "offset": batch.offset}
+    changed: dict[str, Any] = {"seq": batch.seq, "offset": batch.offset}
     if held.status == STARTING and batch.events:
-        fields["status"] = RUNNING
+        changed["status"] = RUNNING
     last: Last | None = None
     with transaction.atomic():
         if isinstance(held, Run):
-            fields |= _run_fields(run, batch.events)
-        claims.write(held, **fields)
+            changed |= _run_fields(run, batch.events)
+        claims.write(held, **changed)
         if isinstance(held, Shard):
             _merge_summary(run, batch.events)
         for event, _ in batch.events:
@@ -98,26 +133,25 @@ def store(held: Run | Shard, batch: Batch) -> Last | None:
             claims.finish(held, SUCCEEDED)
         elif isinstance(last, Failed):
             claims.finish(held, FAILED, _failure(run, last))
-    for name, value in fields.items():
-        if name in ("seq", "offset", "status"):
-            setattr(held, name, value)
+    # Only now: what was rolled back must be written at the next try.
+    for name, value in changed.items():
+        setattr(held, name, value)
     return last
 
 
 def _run_fields(run: Run, events: Iterable[tuple[Event, float]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    progress, summary = None, dict(run.summary)
+    changed: dict[str, Any] = {}
+    progress, summary = dict(run.progress), dict(run.summary)
     for event, time in events:
         if isinstance(event, Progress):
-            progress = _progress(run, event, time)
-            run.progress = progress
+            progress = _progress(progress, run.attempt, event, time)
         elif isinstance(event, Summary):
             summary |= event.values
-    if progress is not None:
-        fields["progress"] = progress
+    if progress != run.progress:
+        changed["progress"] = progress
     if summary != run.summary:
-        fields["summary"] = run.summary = summary
-    return fields
+        changed["summary"] = summary
+    return changed
 
 
 def _merge_summary(run: Run, events: Iterable[tuple[Event, float]]) -> None:
@@ -130,11 +164,10 @@ def _merge_summary(run: Run, events: Iterable[tuple[Event, float]]) -> None:
         Run.objects.filter(pk=run.pk).update(summary=summary | values, version=F("version") + 1)
 
 
-def _progress(run: Run, event: Progress, time: float) -> dict[str, Any]:
+def _progress(before: dict[str, Any], attempt: int, event: Progress, time: float) -> dict[str, Any]:
     """The event with the rate since this phase began, and the seconds that are left at that rate."""
-    before = run.progress or {}
     same = before.get("message") == event.message and before.get("total") == event.total
-    same = same and before.get("attempt") == run.attempt and event.step >= before.get("step", 0)
+    same = same and before.get("attempt") == attempt and event.step >= before.get("step", 0)
     since, from_step = (before["since"], before["from_step"]) if same else (time, event.step)
     done, seconds = event.step - from_step, time - since
     rate = done / seconds if done > 0 and seconds > 0.5 else None
@@ -148,7 +181,7 @@ def _progress(run: Run, event: Progress, time: float) -> dict[str, Any]:
         "seconds_left": left,
         "since": since,
         "from_step": from_step,
-        "attempt": run.attempt,
+        "attempt": attempt,
     }
 
 
@@ -163,12 +196,12 @@ def _forget_after(run: Run, step: int) -> None:
 def _store_rows(run: Run, events: list[tuple[Event, float]]) -> None:
     metrics.append(run, ((event.step, event.values) for event, _ in events if isinstance(event, Metric)))
     SampleRow.objects.bulk_create(
-        SampleRow(run=run, step=event.step, prompt=event.prompt, text=_clean(event.text), data=event.data)
+        SampleRow(run=run, step=event.step, prompt=event.prompt, text=event.text, data=event.data)
         for event, _ in events
         if isinstance(event, Sample)
     )
     lines = [
-        LogLine(run=run, time=_time(time), level=event.level[:8], message=_clean(event.message))
+        LogLine(run=run, time=_time(time), level=event.level[:8], message=event.message)
         for event, time in events
         if isinstance(event, Log)
     ]
@@ -186,16 +219,11 @@ def _store_rows(run: Run, events: list[tuple[Event, float]]) -> None:
                 name=event.name,
                 defaults={
                     "step": event.step,
-                    "title": event.title,
+                    "title": event.title[:200],
                     "content": event.content,
                     "finding": event.finding,
                 },
             )
-
-
-def _clean(text: str) -> str:
-    """PostgreSQL refuses NUL in text, and models do write it."""
-    return text.replace("\x00", "\ufffd")
 
 
 def _time(seconds: float) -> datetime:

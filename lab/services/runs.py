@@ -1,10 +1,11 @@
 """What people do with runs: submit, cancel, resume, clone, delete. How a run is executed stands in `claims`."""
 
+import logging
 from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, ProtectedError, Q
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -21,6 +22,7 @@ from lab.services.roots import path_errors
 Inputs = dict[str, Any]
 """By input name: an artifact's id, a list of ids, or {"run": 41, "output": "checkpoint"} to wait for a run."""
 
+logger = logging.getLogger(__name__)
 UNDO_TIME = timedelta(hours=1)
 """How long a deleted run can be brought back."""
 
@@ -168,7 +170,7 @@ def _resolved(recipe: Recipe, name: str, reference: Any) -> tuple[Artifact | Non
         return _from_run(recipe, name, reference)
     if not isinstance(reference, str):
         raise UserError(f'{reference!r} is not an artifact: give its id, or {{"run": 1, "output": "…"}}')
-    artifact = Artifact.objects.filter(pk=reference).first()
+    artifact = Artifact.objects.filter(pk=reference).exclude(run__deleted__isnull=False).first()
     if artifact is None:
         raise UserError(f"there is no artifact {reference[:80]!r}")
     wrong = mismatch(recipe, name, artifact.kind, artifact.what)
@@ -236,7 +238,13 @@ def resume(run: Run) -> Run:
     run.refresh_from_db()
     if not n:
         raise Conflict(f"run {run.pk} is {run.status}: only a failed or a cancelled run can be resumed")
-    run.shards.filter(status__in=(FAILED, CANCELLED)).update(status=QUEUED, error=None, ended=None, token="")
+    run.shards.filter(status__in=(FAILED, CANCELLED)).update(
+        status=QUEUED, error=None, ended=None, token="", n_deaths=0
+    )
+    if run.tour_id:
+        Tour.objects.filter(pk=run.tour_id, status__in=(FAILED, CANCELLED)).update(
+            status="running", error="", ended=None
+        )
     wake.up(run)
     return run
 
@@ -293,21 +301,38 @@ def delete(run: Run) -> Run:
 
 
 def restore(run: Run) -> Run:
-    """Undo `delete`."""
+    """Undo `delete`. Raises Conflict when something that the run took is deleted too."""
+    maker = Run.objects.filter(artifacts__taken_by__run=run, deleted__isnull=False).exclude(pk=run.pk).first()
+    if maker is not None:
+        raise Conflict(f"run {run.pk} took what run {maker.pk} made, which is deleted: bring that back first")
     Run.objects.filter(pk=run.pk).update(deleted=None, version=F("version") + 1)
     run.refresh_from_db()
     return run
 
 
+def purge_deleted() -> None:
+    """Remove for good what was deleted longer ago than undo reaches; a few at a time."""
+    for run in Run.objects.filter(deleted__lt=timezone.now() - UNDO_TIME)[:5]:
+        try:
+            purge(run)
+        except ProtectedError:
+            logger.warning("run %s stays: something still needs what it made", run.pk)
+
+
 def purge(run: Run) -> None:
-    """Remove a deleted run for good, with its artifacts, its metrics and its files."""
+    """Remove a deleted run for good, with its artifacts, its metrics and its files.
+
+    Files go first: a kill in between leaves rows, which the next sweep removes, and never files without rows,
+    which `reindex` would take for a lost run.
+    """
+    others = RunInput.objects.filter(artifact__run=run).exclude(run=run)
+    if others.exists() or Run.objects.filter(pk=run.pk, deleted=None).exists():
+        return
+    artifacts.remove(run)
     with transaction.atomic():
-        if not Run.objects.filter(pk=run.pk).exclude(deleted=None).update(version=F("version") + 1):
-            return
         run.inputs.all().delete()
         run.artifacts.all().delete()
         run.delete()
-    artifacts.remove(run)
 
 
 def rename(run: Run, name: str) -> Run:

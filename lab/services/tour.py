@@ -6,6 +6,7 @@ tour's stage, so that two sweeps at a time make it once.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
@@ -110,7 +111,9 @@ def advance() -> None:
     """Bring every running tour on by what has become possible."""
     for tour in Tour.objects.filter(status="running"):
         made = {run.kind: run for run in tour.runs.all()}
-        ended = next((run for run in made.values() if run.status in (FAILED, CANCELLED)), None)
+        # The earliest: later ones only fail because it did.
+        broken = [run for run in made.values() if run.status in (FAILED, CANCELLED)]
+        ended = min(broken, key=lambda run: run.pk, default=None)
         if ended is not None:
             _end(
                 tour,
@@ -158,13 +161,16 @@ def _export_when_ranked(tour: Tour, made: dict[str, Run]) -> None:
 def is_ranked(project: Project) -> bool:
     """Whether no group waits for the simulated labeler: each is ranked, or in the hands of a person.
 
-    A person who looks at a group does not hold the tour up; it goes on with what there is.
+    A person who looks at a group does not hold the tour up; it goes on with what there is, as it does when
+    somebody closes the project.
     """
     held = Lease.objects.filter(
         group__project=project, labeler__is_simulated=False, skipped=False, expires__gt=timezone.now()
     )
     waiting = project.groups.filter(rankings=None).exclude(pk__in=held.values("group"))
-    return not waiting.exists() and Ranking.objects.filter(group__project=project).exists()
+    return (project.closed is not None or not waiting.exists()) and Ranking.objects.filter(
+        group__project=project
+    ).exists()
 
 
 def _end(tour: Tour, status: str, error: str) -> None:
@@ -176,7 +182,8 @@ def cancel(tour: Tour) -> None:
     _end(tour, CANCELLED, "cancelled")
     for run in tour.runs.all():
         if run.is_live:
-            runs.cancel(run)
+            with suppress(Conflict):  # it ended meanwhile
+                runs.cancel(run)
 
 
 def labeler() -> Account:

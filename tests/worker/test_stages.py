@@ -11,6 +11,8 @@ from django.utils import timezone
 
 from lab.models import Run, Shard
 from lab.services import artifacts, claims, runs
+from worker import supervisor
+from worker.child import Child
 from worker.execution import execute
 from worker.stages import help_with
 
@@ -78,16 +80,11 @@ def test_a_holder_that_died_leaves_its_finished_shards_to_the_next(crawl: Run):
     execute(held, dies_after_two)
     done = set(crawl.shards.filter(status="succeeded").values_list("pk", flat=True))
     assert len(done) >= 2
-    stamps = {
-        path: path.stat().st_mtime_ns
-        for path in (artifacts.state_dir(crawl) / "state" / "stages" / "extract").iterdir()
-        if not path.name.startswith(".")
-    }
     execute(claims.claim_run(crawl.pk, "goes on"), lambda: False)
     crawl.refresh_from_db()
     assert crawl.status == "succeeded", crawl.error
     assert set(crawl.shards.filter(pk__in=done).values_list("attempt", flat=True)) == {1}
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert not (artifacts.state_dir(crawl) / "state").exists(), "a run that succeeded needs no state"
 
 
 def test_a_shard_whose_worker_fell_silent_is_taken_by_another(crawl: Run):
@@ -118,3 +115,41 @@ def test_a_cancelled_crawl_ends_with_its_shards(crawl: Run):
     crawl.refresh_from_db()
     assert crawl.status == "cancelled"
     assert not crawl.shards.filter(status__in=("queued", "running")).exists()
+
+
+def test_what_a_killed_worker_did_not_read_of_a_finished_shard_is_stored(crawl: Run):
+    held = claims.claim_run(crawl.pk, "dies")
+    execute(held, lambda: Shard.objects.filter(run=crawl, stage="clean", status="succeeded").exists())
+    held = claims.claim_run(crawl.pk, "dies too")
+    claims.begin_attempt(held)
+    Shard.objects.get_or_create(run=crawl, stage="finish", name="all")
+    shard = claims.claim_shard(held, "finish")
+    claims.begin_attempt(shard)
+    arguments = [*supervisor.arguments(held), "--stage", "finish", "--shard", "all"]
+    child = Child("crawl", arguments, supervisor.event_file(shard), supervisor.log_file(held))
+    assert child.process.wait(60) == 0
+    for model in (Run, Shard):
+        model.objects.filter(status__in=claims.HELD).update(
+            heartbeat=timezone.now() - claims.LEASE - timedelta(seconds=1)
+        )
+    execute(claims.claim_run(crawl.pk, "goes on"), lambda: False)
+    crawl.refresh_from_db()
+    assert crawl.status == "succeeded", crawl.error
+    assert crawl.summary["n_pages"] == 20
+    assert crawl.artifacts.filter(output="documents").exists()
+
+
+def test_a_cancel_is_not_held_up_by_a_shard_that_nobody_holds(crawl: Run):
+    held = claims.claim_run(crawl.pk, "holder")
+    Shard.objects.create(run=crawl, stage="render", name="lost", status="interrupted")
+    Run.objects.filter(pk=crawl.pk).update(cancel_requested=timezone.now())
+    execute(held, lambda: False)
+    crawl.refresh_from_db()
+    assert crawl.status == "cancelled"
+
+
+def test_shards_of_a_run_that_has_ended_are_left_alone(crawl: Run):
+    held = claims.claim_run(crawl.pk, "holder")
+    Shard.objects.create(run=crawl, stage="render", name="left")
+    Run.objects.filter(pk=crawl.pk).update(status="failed")
+    assert claims.claim_shard(held, "render") is None

@@ -267,3 +267,81 @@ def _until(true, seconds=60):
     while not true():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def test_what_no_database_can_keep_is_told_in_another_way(tmp_path):
+    from core_ml.events import Sample, Summary, to_line
+    from lab.services import events
+
+    run = submit()
+    held = claims.claim_run(run.pk, "test")
+    path = tmp_path / "events.jsonl"
+    told = [
+        Summary({"loss": float("nan"), "best": [float("inf"), 1.0]}),
+        Sample(1, "a\x00b", "c\x00", {"d": "\x00"}),
+    ]
+    path.write_text("".join(to_line(event, n, 0.0) + "\n" for n, event in enumerate(told, 1)))
+    events.store(held, events.read(path, 0, 0))
+    run.refresh_from_db()
+    assert run.summary == {"loss": None, "best": [None, 1.0]}
+    assert run.samples.get().prompt == "a\ufffdb"
+
+
+def test_a_batch_that_was_rolled_back_is_written_whole_at_the_next_try(tmp_path, monkeypatch):
+    from django.db import OperationalError
+
+    from core_ml.events import Sample, Summary, to_line
+    from lab.services import events
+
+    held = claims.claim_run(submit().pk, "test")
+    path = tmp_path / "events.jsonl"
+    path.write_text(to_line(Summary({"n": 1}), 1, 0.0) + "\n" + to_line(Sample(1, "", "x"), 2, 0.0) + "\n")
+    batch = events.read(path, held.seq, held.offset)
+    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+        patch.setattr(events, "_store_rows", lambda *_: (_ for _ in ()).throw(OperationalError("gone")))
+        events.store(held, batch)
+    events.store(held, events.read(path, held.seq, held.offset))
+    run = Run.objects.get(pk=held.pk)
+    assert run.summary == {"n": 1} and run.samples.count() == 1
+
+
+def test_a_fault_of_the_supervisor_fails_the_run_instead_of_coming_back_for_ever():
+    run = submit()
+    Run.objects.filter(pk=run.pk).update(kind="no-such-kind")
+    supervise(run)
+    assert run.status == "failed" and "no-such-kind" in run.error["message"]
+    assert run.attempts.get().outcome == "failed"
+
+
+def test_a_cancel_that_met_a_release_is_finished_by_the_sweep():
+    run = submit()
+    held = claims.claim_run(run.pk, "test")
+    runs.cancel(held)
+    claims.release(held, "the worker left")
+    claims.sweep()
+    run.refresh_from_db()
+    assert run.status == "cancelled"
+
+
+def test_undo_in_the_wrong_order_is_refused_and_the_sweep_goes_on():
+    maker = supervise(submit())
+    rollouts = Run.objects.create(kind="rollouts", name="takes", status="succeeded")
+    rollouts.inputs.create(name="problems", artifact=maker.artifacts.get(output="problems"))
+    with pytest.raises(Conflict, match="took what run"):
+        runs.delete(maker)
+    runs.delete(rollouts)
+    runs.delete(maker)
+    with pytest.raises(Conflict, match="bring that back first"):
+        runs.restore(rollouts)
+    Run.objects.update(deleted=timezone.now() - runs.UNDO_TIME - timedelta(seconds=1))
+    claims.sweep()
+    claims.sweep()
+    assert Run.objects.count() == 0
+
+
+def test_an_artifact_of_a_deleted_run_cannot_be_taken():
+    maker = supervise(submit())
+    problems = maker.artifacts.get(output="problems").pk
+    runs.delete(maker)
+    with pytest.raises(Invalid, match="there is no artifact"):
+        runs.submit(kind="rollouts", inputs={"problems": problems, "checkpoint": problems})

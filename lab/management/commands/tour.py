@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,11 +13,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from lab import paths
 from lab.errors import Conflict, Invalid
 from lab.management.commands import up
 from lab.models import Account, Tour
-from lab.processes import Stack, port_is_taken, stack
+from lab.processes import Stack, hold, port_is_taken, stack
 from lab.queries import machine
 from lab.queries.tour import WAITING, Row, table
 from lab.services import tour as tours
@@ -44,6 +44,8 @@ class Command(BaseCommand):
                 raise CommandError(f"{name} names {path}, and there is no such file: check the path.")
         if pages and documents:
             raise CommandError("--pages and --documents are two ways to begin: give one of them.")
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the lab of our own is ended
         own = self._lab_of_our_own()
         try:
             account = Account.objects.filter(role="admin").order_by("pk").first()
@@ -80,14 +82,14 @@ class Command(BaseCommand):
                 f"Port {settings.LAB_PORT} is taken by something else: choose another with "
                 f"LAB_PORT={settings.LAB_PORT + 1} make tour."
             )
-        self._held = paths.lock()
+        self._held = hold()
         if self._held is None:
             raise CommandError(
                 f"The lab in {settings.LAB_HOME} is starting or ending: try again in a moment, or choose "
                 "another folder with LAB_HOME."
             )
         up.prepare()
-        own = stack(None)
+        own = stack(None, self._held)
         own.start()
         if not own.wait_until_ready():
             own.stop()

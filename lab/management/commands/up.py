@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from lab import paths
 from lab.models import Account
-from lab.processes import Process, port_is_taken, stack
+from lab.processes import Process, hold, port_is_taken, stack
 
 
 class Command(BaseCommand):
@@ -23,20 +23,20 @@ class Command(BaseCommand):
         parser.add_argument("--quiet", action="store_true", help="only the address and the sign-in link")
 
     def handle(self, *args: Any, quiet: bool = False, **options: Any) -> None:
+        held = hold()
+        if held is None:
+            raise CommandError(
+                f"The lab in {settings.LAB_HOME} runs already: stop it, or choose another folder with LAB_HOME."
+            )
         if port_is_taken(settings.LAB_HOST, settings.LAB_PORT):
             raise CommandError(
                 f"Port {settings.LAB_PORT} of {settings.LAB_HOST} is taken: another lab may be running there. "
                 f"Stop it, or choose another port with LAB_PORT={settings.LAB_PORT + 1} make run."
             )
-        held = paths.lock()
-        if held is None:
-            raise CommandError(
-                f"The lab in {settings.LAB_HOME} runs already: stop it, or choose another folder with LAB_HOME."
-            )
         prepare()
-        running = stack(self._say if not quiet else None)
+        running = stack(self._say if not quiet else None, held)
         stopping = []
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: stopping.append(True))
         running.start()
         try:
