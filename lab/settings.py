@@ -1,5 +1,6 @@
 """Settings, all from the environment, each with a default that works without any server or account."""
 
+import hashlib
 import hmac
 import os
 from pathlib import Path
@@ -13,9 +14,11 @@ LAB_HOME = paths.home()
 LAB_HOST = os.environ.get("LAB_HOST", "127.0.0.1")
 try:
     LAB_PORT = int(os.environ.get("LAB_PORT", "8000"))
+    if not 0 < LAB_PORT < 65536:
+        raise ValueError
 except ValueError:
     raise SystemExit(
-        f"LAB_PORT is {os.environ['LAB_PORT']!r}, and must be a number: try LAB_PORT=8000"
+        f"LAB_PORT is {os.environ['LAB_PORT']!r}, and must be a number from 1 to 65535: try LAB_PORT=8000"
     ) from None
 LAB_URL = os.environ.get("LAB_URL") or f"http://{LAB_HOST}:{LAB_PORT}"
 """Where programs of the lab itself (the simulated labeler) and people reach web."""
@@ -132,6 +135,10 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024**2
 FILE_UPLOAD_TEMP_DIR = paths.inside("uploads")
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 
+LAB_ID = hashlib.sha256(
+    ":".join(str(DATABASES["default"].get(key, "")) for key in ("HOST", "PORT", "NAME")).encode()
+).hexdigest()[:12]
+"""The same for all processes of a lab, wherever they run: its database is what makes it one."""
 REDIS_URL = os.environ.get("REDIS_URL") or f"redis+socket://{paths.socket('redis.sock')}"
 ENGINE_URL = os.environ.get("ENGINE_URL") or f"unix://{paths.socket('engine.sock')}"
 ENGINE_KEY = os.environ.get("ENGINE_KEY") or hmac.digest(SECRET_KEY.encode(), b"engine", "sha256").hex()

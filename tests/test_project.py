@@ -42,7 +42,12 @@ def test_web_starts_without_torch():
 
 
 def test_the_top_level_is_what_the_readme_says():
-    assert {path.partition("/")[0] for path in tracked() if not path.startswith(".")} <= TOP_LEVEL
+    assert {path.partition("/")[0] for path in tracked() if not path.startswith(".")} == TOP_LEVEL
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_compose_file_is_valid():

@@ -22,7 +22,6 @@ app.config_from_object(
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
-        "task_default_queue": "runs",
         "broker_connection_timeout": 1,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -41,4 +40,7 @@ app.config_from_object(
 def _configure(sender: Celery, **_: object) -> None:
     from django.conf import settings  # read late: importing this module must not need Django's settings
 
+    # Labs that share a Redis server take only their own wake-ups, and count only their own workers.
     sender.conf.broker_url = settings.REDIS_URL
+    sender.conf.task_default_queue = f"runs-{settings.LAB_ID}"
+    sender.conf.control_exchange = f"control-{settings.LAB_ID}"

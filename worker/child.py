@@ -11,8 +11,10 @@ from typing import Any
 
 from core_ml.artifact import write_atomically
 
-GRACE = 10.0
-"""Seconds between asking a child to save and leave, and killing it."""
+CANCEL_GRACE = 1.5
+"""Seconds that a cancelled child has to save and leave: a person waits, and the state before is kept."""
+LEAVE_GRACE = 10.0
+"""Seconds that it has when the worker leaves: nobody waits, and nothing need be done again."""
 
 
 class Child:
@@ -55,14 +57,14 @@ class Child:
         """The exit code, negative for a signal; None while it runs."""
         return self.process.poll()
 
-    def ask_to_stop(self) -> None:
-        """SIGTERM once, SIGKILL when the grace has passed."""
+    def ask_to_stop(self, grace: float) -> None:
+        """SIGTERM once, SIGKILL when the grace (in seconds) has passed."""
         if self.code is not None:
             return
         if self._asked is None:
             self._asked = time.monotonic()
             self._signal(signal.SIGTERM)
-        elif time.monotonic() - self._asked > GRACE:
+        elif time.monotonic() - self._asked > grace:
             self.kill()
 
     def kill(self) -> None:

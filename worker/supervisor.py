@@ -20,7 +20,7 @@ from lab.models import Run, Shard
 from lab.models.run import CANCELLED, FAILED
 from lab.services import artifacts, claims, events
 from lab.services.claims import LostLease
-from worker.child import Child, write_request
+from worker.child import CANCEL_GRACE, LEAVE_GRACE, Child, write_request
 
 logger = logging.getLogger(__name__)
 POLL = 0.2
@@ -56,7 +56,6 @@ def follow(held: Run | Shard, child: Child, leaving: Callable[[], bool]) -> None
 
 def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool]) -> events.Last | None:
     beaten = time.monotonic()  # the claim was one
-    looked = 0.0
     while True:
         ended = child.code is not None  # asked before reading: after the end there is nothing more to come
         try:
@@ -69,9 +68,10 @@ def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool
             if time.monotonic() - beaten > BEAT:
                 claims.beat(held)
                 beaten = time.monotonic()
-            if time.monotonic() - looked > POLL and (leaving() or cancelling(run)):
-                child.ask_to_stop()
-            looked = time.monotonic()
+            if cancelling(run):
+                child.ask_to_stop(CANCEL_GRACE)
+            elif leaving():
+                child.ask_to_stop(LEAVE_GRACE)
         except (OperationalError, InterfaceError) as error:
             # A busy or restarting database: the events wait in their file. A connection that broke outside a
             # transaction stays broken until it is closed.

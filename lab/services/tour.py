@@ -64,7 +64,8 @@ def _settings(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if options.get("pages"):
             return "fineweb", {"source": "warc", "path": options["pages"]}
         if options.get("documents"):
-            return "fineweb", {"source": "documents", "path": options["documents"]}
+            # Published limits are for web pages: a novel is longer than any of those.
+            return "fineweb", {"source": "documents", "path": options["documents"], "max_words": None}
         return ("small" if options.get("small") else "python-docs"), {}
     return ("tiny" if options.get("small") else "tour"), config
 

@@ -1,5 +1,6 @@
 """One model's whole life at its smallest, through the real stack, a person's judgement included."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -76,15 +77,47 @@ def test_the_models_answer_a_real_openai_client(toured: dict, running: Lab):
     assert answer.usage.completion_tokens > 0
 
 
-def test_the_index_survives_the_loss_of_the_database(toured: dict, running: Lab):
-    runs = runs_of(running)
-    said = running.manage("reindex")
-    assert "0 lost runs" in said and " 0 manifests could not be read" in said
-    assert runs_of(running) == runs
-
-
 def test_a_second_start_finds_everything_where_it_was(toured: dict, running: Lab):
     before = runs_of(running)
     assert running.stop() == 0
     running.start()
     assert runs_of(running) == before
+
+
+def test_the_lineage_survives_the_loss_of_the_database(toured: dict, running: Lab):
+    before = runs_of(running)
+    aligned = before["rlhf"]["outputs"]["checkpoint"]
+    lineage = running.get(f"/checkpoints/{aligned}/lineage")
+    running.stop()
+    running.manage("flush", "--no-input")
+    said = running.manage("reindex")
+    assert f"{len(before)} lost runs" in said and " 0 manifests could not be read" in said
+    running.start()
+    after = runs_of(running)
+    kept = ("id", "uid", "kind", "name", "status", "config", "inputs", "outputs")
+    assert {kind: [run[key] for key in kept] for kind, run in after.items()} == {
+        kind: [run[key] for key in kept] for kind, run in before.items()
+    }
+    again = running.get(f"/checkpoints/{aligned}/lineage")
+    assert again["edges"] == lineage["edges"]
+
+
+def test_a_cancelled_training_run_stops_and_goes_on_where_it_was(toured: dict, running: Lab):
+    inputs = {
+        name: made[0]["id"] if isinstance(made, list) else made
+        for name, made in runs_of(running)["pretrain"]["inputs"].items()
+    }
+    run = running.submit("pretrain", {"steps": 20_000}, preset="tiny", inputs=inputs)
+    until(lambda: ((running.get(f"/runs/{run}")["progress"] or {}).get("step") or 0) > 20, 90, running.words)
+    begun = time.monotonic()
+    assert running.api.post(f"/runs/{run}/cancel", json={}).status_code == 200
+    cancelled = running.wait(run)
+    print(f"cancelled in {time.monotonic() - begun:.2f} s")
+    assert cancelled["status"] == "cancelled"
+    reached = cancelled["progress"]["step"]
+    assert running.api.post(f"/runs/{run}/resume", json={}).status_code == 200
+    until(lambda: (running.get(f"/runs/{run}")["progress"] or {}).get("step", 0) > reached, 90, running.words)
+    steps = running.get(f"/runs/{run}/metrics?name=loss&max_points=5000")["loss"]["steps"]
+    assert steps == sorted(set(steps)) and steps[0] == 1
+    running.api.post(f"/runs/{run}/cancel", json={})
+    assert running.wait(run)["status"] == "cancelled"

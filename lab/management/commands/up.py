@@ -30,8 +30,8 @@ class Command(BaseCommand):
             )
         if port_is_taken(settings.LAB_HOST, settings.LAB_PORT):
             raise CommandError(
-                f"Port {settings.LAB_PORT} of {settings.LAB_HOST} is taken: another lab may be running there. "
-                f"Stop it, or choose another port with LAB_PORT={settings.LAB_PORT + 1} make run."
+                f"Port {settings.LAB_PORT} of {settings.LAB_HOST} is taken: stop what runs there, or choose "
+                f"another port with LAB_PORT={settings.LAB_PORT % 65535 + 1} make run."
             )
         prepare()
         running = stack(self._say if not quiet else None, held)
@@ -42,6 +42,11 @@ class Command(BaseCommand):
         try:
             if running.wait_until_ready(lambda: bool(stopping)):
                 self._greet()
+            elif not stopping:
+                silent = ", ".join(process.name for process in running.processes if not process.ready())
+                self.stderr.write(
+                    f"Not ready after two minutes: {silent}; see the logs in {settings.LAB_HOME / 'logs'}."
+                )
             while not stopping:
                 running.look_after()
                 time.sleep(0.3)
