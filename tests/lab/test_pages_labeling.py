@@ -64,6 +64,13 @@ def test_a_labeler_sees_projects_and_ranks_one_group_after_the_other(browser, pr
     assert Ranking.objects.get().order == [[1], [0, 2], [3]]
 
 
+def test_the_instructions_hold_the_switch_of_single_keys(browser, project):
+    page = browser("labeler").get(f"/label/{project.pk}").content.decode()
+    dialog = re.search(r'<dialog[^>]*id="instructions".*?</dialog>', page, re.DOTALL)[0]
+    assert re.search(r'<input type="checkbox" data-letters[ >]', dialog)
+    assert "data-instructions" in page.replace(dialog, "")  # the button that opens it by pointer
+
+
 def test_a_group_is_ranked_without_script(browser, project):
     labeler = browser("labeler")
     group = script(labeler.get(f"/label/{project.pk}").content.decode())["task"]["id"]

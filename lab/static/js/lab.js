@@ -2,7 +2,9 @@
 (() => {
   const researcher = () => document.body.hasAttribute("data-researcher");
   const inField = (target) => target.closest?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog");
-  const Lab = (window.Lab = { inField });
+  // Whether single letters and digits are keys: a switch in the help and in the labelling's instructions, kept in this browser.
+  const letters = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
+  const Lab = (window.Lab = { inField, letters });
 
   // Toasts stay 8 s, and as long as somebody points at them.
   function arm(toast) {
@@ -47,8 +49,12 @@
   const settle = (root) => root.querySelectorAll?.("[data-views] [aria-pressed=true]").forEach((button) => button.click());
   settle(document);
 
-  // Keys. Single letters work outside fields only, and can be switched off in the help.
-  const letters = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
+  // Keys. Single letters work outside fields only, and while the switch says so.
+  document.querySelectorAll("[data-letters]").forEach((box) => { box.checked = letters(); });
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-letters]")) return;
+    try { localStorage.setItem("keys", event.target.checked ? "on" : "off"); } catch { /* not remembered */ }
+  });
   const places = { h: "/", r: "/runs", p: "/playground", l: "/labeling", d: "/datasets", c: "/checkpoints", t: "/tokenizers", s: "/settings" };
   let afterG = 0;
   document.addEventListener("keydown", (event) => {
@@ -98,8 +104,8 @@
       label.className = "check";
       box.type = "checkbox";
       box.checked = letters();
-      box.addEventListener("change", () => { try { localStorage.setItem("keys", box.checked ? "on" : "off"); } catch { /* not remembered */ } });
-      label.append(box, " single letters are keys");
+      box.setAttribute("data-letters", "");
+      label.append(box, " single letters and digits are keys");
       const close = document.createElement("form"), button = document.createElement("button");
       close.method = "dialog";
       button.className = "btn";

@@ -201,7 +201,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.target.matches("input, textarea, select")) return;
     const done = () => { event.preventDefault(); event.stopPropagation(); };
     if (event.key === "?") { done(); return instructions.open ? instructions.close() : instructions.showModal(); }
-    if (instructions.open) return;
+    if (instructions.open || (event.key.length === 1 && !Lab.letters())) return;
     if (event.key === "u" && !task) { done(); return does.undo(); }
     if (!task) return;
     const inFlags = event.target.closest?.(".flags");

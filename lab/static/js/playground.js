@@ -344,7 +344,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { if (opened) closeRivals(true); else stopAll(); return; }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); begin(); return; }
-    if (opened && event.key >= "1" && event.key <= "9") { const button = rivals.querySelectorAll("li button")[Number(event.key) - 1]; if (button) { event.preventDefault(); button.click(); } return; }
+    if (opened && event.key >= "1" && event.key <= "9" && Lab.letters()) { const button = rivals.querySelectorAll("li button")[Number(event.key) - 1]; if (button) { event.preventDefault(); button.click(); } return; }
     if (opened && ["ArrowUp", "ArrowDown"].includes(event.key)) {
       event.preventDefault();
       const all = [...rivals.querySelectorAll("li button")], at = all.indexOf(document.activeElement);

@@ -18,7 +18,7 @@
     if (event.target.matches("[type=search]")) { if (event.key === "Escape" && !event.target.value) event.target.blur(); return; }
     if (event.target.closest("dialog, select, textarea")) return;
     const all = rows(), at = all.indexOf(document.activeElement.closest?.("tr"));
-    if (event.key === "j" || event.key === "k") box(all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + (event.key === "j" ? 1 : -1)))])?.focus();
+    if ((event.key === "j" || event.key === "k") && Lab.letters()) box(all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + (event.key === "j" ? 1 : -1)))])?.focus();
     else if (event.key === "Enter" && at >= 0 && event.target.matches("[type=checkbox]")) { event.preventDefault(); location.href = all[at].querySelector("a").href; }
     else if (event.key === "Escape") form.reset();
   });
