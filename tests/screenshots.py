@@ -18,6 +18,7 @@ from tests.setup_chromium import ARGUMENTS, find
 OUT = ROOT / "screenshots"
 SIZES = {"1280": (1280, 900), "390": (390, 844)}
 THEMES = ("light", "dark")
+PROMPT = "What is 17 plus 25?"
 
 
 def main() -> int:
@@ -64,6 +65,8 @@ def _pages(lab: Lab) -> dict[str, str]:
     }
     pages = {
         "home": "/",
+        "tour": f"/tour/{lab.get('/tours')['items'][0]['id']}",
+        "search": "/search?q=tour",
         "runs": "/runs",
         "new-run": "/runs/new",
         "models": "/models",
@@ -77,10 +80,12 @@ def _pages(lab: Lab) -> dict[str, str]:
         f"tab-{tab}": f"/runs/{run}/{tab}"
         for tab in ("curves", "samples", "log", "config", "lineage", "files")
     }
+    pages["compare-pick"] = "/runs/compare"
     pages["compare"] = f"/runs/compare?ids={runs['sft']['id']},{runs['pretrain']['id']}"
     pages |= {"datasets": "/datasets", "tokenizers": "/tokenizers", "checkpoints": "/checkpoints"}
     pages |= {f"dataset-{form}": f"/datasets/{id}" for form, id in by_form.items()}
     pages["tokenizer"] = f"/tokenizers/{lab.get('/tokenizers')['items'][0]['id']}"
+    pages["tokenizer-vocabulary"] = f"{pages['tokenizer']}?view=vocabulary"
     pages |= {f"checkpoint-{role}": f"/checkpoints/{id}" for role, id in checkpoints.items()}
     pages |= {"playground": "/playground", "label": "/label", "labeling": "/labeling"}
     project = lab.get("/labeling/projects")["items"][0]["id"]
@@ -112,6 +117,8 @@ def _shoot(browser: Any, lab: Lab, link: str, pages: dict[str, str]) -> list[str
                 where = f"{name}-{width}-{theme}"
                 if answer.status != (404 if name == "missing" else 200):
                     problems.append(f"{where}: answered {answer.status}")
+                if name == "playground" and (fault := _ask(page)):
+                    problems.append(f"{where}: {fault}")
                 page.screenshot(path=str(OUT / f"{where}.png"), full_page=True)
                 problems += [f"{where}: script error: {error}" for error in errors]
                 if page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1"):
@@ -125,6 +132,21 @@ def _shoot(browser: Any, lab: Lab, link: str, pages: dict[str, str]) -> list[str
         print(name, flush=True)
     context.close()
     return problems
+
+
+def _ask(page: Any) -> str:
+    """Type a prompt, send it, and wait until the answer has ended; what went wrong, else nothing."""
+    from playwright.sync_api import TimeoutError
+
+    try:
+        page.get_by_role("textbox", name="Prompt").fill(PROMPT)
+        page.locator("[data-go]").click()
+        # The first answer waits for the engine to load its model.
+        page.locator(".out .p").first.wait_for(timeout=60_000)
+        page.locator("[data-stop]").wait_for(state="hidden", timeout=60_000)
+    except TimeoutError as error:
+        return f"no answer came: {error.message.splitlines()[0]}"
+    return ""
 
 
 if __name__ == "__main__":
