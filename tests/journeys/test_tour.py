@@ -103,10 +103,7 @@ def test_the_lineage_survives_the_loss_of_the_database(toured: dict, running: La
 
 
 def test_a_cancelled_training_run_stops_and_goes_on_where_it_was(toured: dict, running: Lab):
-    inputs = {
-        name: made[0]["id"] if isinstance(made, list) else made
-        for name, made in runs_of(running)["pretrain"]["inputs"].items()
-    }
+    inputs = runs_of(running)["pretrain"]["inputs"]
     run = running.submit("pretrain", {"steps": 20_000}, preset="tiny", inputs=inputs)
     until(lambda: ((running.get(f"/runs/{run}")["progress"] or {}).get("step") or 0) > 20, 90, running.words)
     begun = time.monotonic()
