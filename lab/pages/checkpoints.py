@@ -12,6 +12,7 @@ from core_ml.errors import UserError
 from lab.models import Artifact, Run, Sample
 from lab.pages import lineage
 from lab.queries import artifacts, report_cards
+from lab.queries.lineage import ancestors
 from lab.templatetags.lab import number
 
 STAGES = {"base": "base", "chat": "assistant", "reasoner": "reasoner", "aligned": "aligned", "reward": "aligned", "player": "arena"}  # fmt: skip
@@ -78,7 +79,7 @@ def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
         "findings": artifact.summary.get("findings")
         or (artifact.run.summary.get("findings") if artifact.run else []),
         "rewards": report_cards.reward_card(artifact) if artifact.role == "reward" else [],
-        "n_runs": len(lineage.ancestors(artifact)[0]),
+        "n_runs": len(ancestors(artifact)[0]),
     }
     try:
         context["network"] = report_cards.network(artifacts.path(artifact))
@@ -86,7 +87,7 @@ def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
         context["problem"] = error.message
     try:
         context["card"] = card = report_cards.of(artifact)
-    except (UserError, KeyError, ValueError) as error:
+    except UserError as error:
         context["card_problem"], card = f"The report of this checkpoint cannot be read: {error}", None
     context["samples"] = _samples(artifact.run, card)
     if card and card.findings:

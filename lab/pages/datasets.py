@@ -17,6 +17,7 @@ from lab.errors import Conflict, Invalid
 from lab.models import Artifact
 from lab.pages import funnel, lineage
 from lab.queries import artifacts, crawl, rows
+from lab.queries.lineage import exported_from
 from lab.services import datasets as services
 
 PER_PAGE = {"documents": 30, "pages": 50, "conversations": 12, "problems": 40, "prompts": 40, "rollouts": 8, "rankings": 8}  # fmt: skip
@@ -58,7 +59,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
     found = list(chosen[:200])
     context = {
         "stage": "pages",
-        "found": [(one, n_rows(one), lineage.exported_from(one), lineage.brought(one)) for one in found],
+        "found": [(one, n_rows(one), exported_from(one), lineage.brought(one)) for one in found],
         "n_found": sum(counts.values()) if form not in FORMS else counts.get(form, 0),
         "forms": [(name, counts[name]) for name in FORMS if counts.get(name)],
         "form": form if form in FORMS else "",

@@ -13,15 +13,12 @@ from core_ml.errors import UserError
 from core_ml.model.checkpoint import read_config
 from core_ml.tokenizer.tokenizer import BOS
 from lab.models import Artifact
-from lab.pages import lineage
-from lab.queries import artifacts, rows
+from lab.queries import artifacts, lineage
 from lab.templatetags.lab import stone
 
 SILENT = ("reward", "player")
 """Roles of models that do not speak."""
 MAX_MODELS = 60
-MIN_PASSAGE = 8
-N_EXCERPTS, AROUND = 5, 90
 
 
 def playground(request: HttpRequest) -> HttpResponse:
@@ -80,41 +77,25 @@ def _shape(folder: str) -> dict[str, Any]:
 
 def search(request: HttpRequest) -> JsonResponse:
     """Where a passage stands, word for word, in the documents that a model was trained on."""
-    passage = " ".join(request.GET.get("q", "").split())[:200]
     model = speakers().filter(pk=request.GET.get("model", "")[:80].replace("\0", "")).first()
     if model is None:
         return JsonResponse({"detail": "There is no such model.", "errors": []}, status=404)
-    if len(passage) < MIN_PASSAGE:
-        detail = f"Choose at least {MIN_PASSAGE} characters: shorter passages stand everywhere."
-        return JsonResponse({"detail": detail, "errors": [{"field": "q", "message": detail}]}, status=422)
-    _, _, taken = lineage.ancestors(model)
-    read = [one for one in taken.values() if one.form in ("documents", "conversations")]
-    found = []
-    for dataset in read:
-        try:
-            part = rows.page(dataset, q=passage, limit=N_EXCERPTS)
-        except UserError:
-            continue
-        address = f"{reverse('dataset', args=[dataset.pk])}?view=rows"
-        items = [_excerpt(row, passage) for row in part.items]
-        found.append({"dataset": dataset.name, "form": dataset.form, "url": address, "count": part.count, "items": items})  # fmt: skip
+    try:
+        passage, places = lineage.trained_on(model, request.GET.get("q", ""))
+    except UserError as error:
+        errors = [{"field": error.field or "", "message": error.message}]
+        return JsonResponse({"detail": error.message, "errors": errors}, status=422)
+    found = [
+        {
+            "dataset": one.dataset.name,
+            "form": one.dataset.form,
+            "url": f"{reverse('dataset', args=[one.dataset.pk])}?view=rows",
+            "count": one.count,
+            "items": one.items,
+        }
+        for one in places
+    ]
     return JsonResponse({"passage": passage, "datasets": found})
-
-
-def _excerpt(row: dict[str, Any], passage: str) -> dict[str, str]:
-    texts = (
-        [row["text"] or ""]
-        if "text" in row
-        else [message["content"] or "" for message in row.get("messages") or []]
-    )
-    text = next((one for one in texts if passage.lower() in one.lower()), "")
-    at = max(0, text.lower().find(passage.lower()))
-    return {
-        "title": str(row.get("url") or f"row {row['number'] + 1:,}")[:200],
-        "before": text[max(0, at - AROUND) : at],
-        "passage": text[at : at + len(passage)],
-        "after": text[at + len(passage) : at + len(passage) + AROUND],
-    }
 
 
 urlpatterns = [

@@ -1,6 +1,5 @@
 """Tokenizers: a text as the numbers that a model sees, the chat protocol, two side by side, how a word was merged."""
 
-from functools import lru_cache
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
@@ -13,6 +12,7 @@ from core_ml.tokenizer.tokenizer import BYTE_OF, Message, Tokenizer
 from lab.models import Artifact
 from lab.pages import lineage
 from lab.queries import artifacts
+from lab.queries.tokenizers import load, spelled, vocabulary
 
 MAX_CHARS = 4000
 PER_PAGE = 240
@@ -49,16 +49,6 @@ LANGUAGES = (
     ("Arithmetic", "37 + 48 = 85, 912 - 47 = 865, 6 * 7 = 42, 1001 / 7 = 143"),
 )
 """One sentence each, written for this page: enough to compare two tokenizers, not to rate one."""
-
-
-@lru_cache(maxsize=8)
-def _load(path: str) -> Tokenizer:
-    """An artifact never changes, so what was read of it stays true."""
-    return Tokenizer.load(path)
-
-
-def load(artifact: Artifact) -> Tokenizer:
-    return _load(str(artifacts.path(artifact) / "tokenizer.json"))
 
 
 def tokenizers(request: HttpRequest) -> HttpResponse:
@@ -143,12 +133,7 @@ def counted(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
 
 
 def _shown(token: inspect.TokenView) -> dict[str, Any]:
-    """A token as the page writes it: line ends are seen, and half a character is its bytes."""
-    data = " ".join(f"{byte:02x}" for byte in token["bytes"])
-    text = token["text"]
-    if "\N{REPLACEMENT CHARACTER}" in text and not token["special"]:
-        text = "".join(f"‹{byte:02x}›" for byte in token["bytes"])
-    return {**token, "bytes": data, "text": text.replace("\n", "↵\n").replace("\t", "⇥\t")}
+    return {**token, "bytes": " ".join(f"{byte:02x}" for byte in token["bytes"]), "text": spelled(token)}
 
 
 def chat(tokenizer: Tokenizer, question: str, answer: str) -> dict[str, Any]:
@@ -229,13 +214,12 @@ def _row(
 
 def _vocabulary(request: HttpRequest, tokenizer: Tokenizer) -> dict[str, Any]:
     q = request.GET.get("q", "")[:60]
-    views = [_shown(token) for token in inspect.views(tokenizer, range(tokenizer.vocab_size))]
-    found = [token for token in views if not q or q.lower() in token["text"].lower() or q == str(token["id"])]
+    found = vocabulary(tokenizer, q)
     text = request.GET.get("offset", "")
     offset = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     return {
         "q": q,
-        "found": found[offset : offset + PER_PAGE],
+        "found": [_shown(token) for token in found[offset : offset + PER_PAGE]],
         "n_found": len(found),
         "first": offset + 1,
         "last": min(offset + PER_PAGE, len(found)),

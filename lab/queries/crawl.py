@@ -68,9 +68,18 @@ def rules(artifact: Artifact, stage: str) -> list[RuleCount]:
     return sorted(found, key=lambda one: -one.n_dropped)
 
 
-def histogram(artifact: Artifact, rule: Rule) -> dict[str, Any] | None:
+def movable(field: str) -> Rule:
+    """The rule of a name, which has a threshold to move. Raises UserError."""
+    if field not in BY_FIELD or BY_FIELD[field].fixed is not None:
+        raise UserError(f"{field[:60]!r} is no rule with a threshold", field=field)
+    return BY_FIELD[field]
+
+
+def histogram(artifact: Artifact, rule: Rule, bins: int = BINS) -> dict[str, Any] | None:
     """How the measure of a rule is spread over all pages that reached it; None when no page did.
 
+    Args:
+        bins: about how many; their width is the next round number.
     Returns: {"lo", "step", "counts", "total", "least", "most"}: bin i spans lo + i * step; the first and the last bin also hold what
         lies beyond them. Edges are round numbers; the threshold lies on one where it lies inside.
     """
@@ -88,7 +97,7 @@ def histogram(artifact: Artifact, rule: Rule) -> dict[str, Any] | None:
     if threshold is not None and low - (high - low) <= threshold <= high + (high - low):
         low, high = min(low, threshold), max(high, threshold)
     low, high = _around(low, high, threshold)
-    step = _round_step((high - low) / BINS, whole=rule.unit not in ("share", "per word", "probability", "estimated Jaccard") and float(spread["most"]).is_integer() and float(spread["least"]).is_integer())  # fmt: skip
+    step = _round_step((high - low) / bins, whole=rule.unit not in ("share", "per word", "probability", "estimated Jaccard") and float(spread["most"]).is_integer() and float(spread["least"]).is_integer())  # fmt: skip
     lo = math.floor(low / step + 1e-9) * step
     n_bins = max(2, math.ceil((high - lo) / step - 1e-9) + (1 if step >= 1 else 0))
     counted = fetch(
@@ -140,8 +149,7 @@ def recount(artifact: Artifact, moved: Mapping[str, float] | None = None) -> dic
     """
     settings, moved = config(artifact), dict(moved or {})
     for field in moved:
-        if field not in BY_FIELD or BY_FIELD[field].fixed is not None:
-            raise UserError(f"{field[:60]!r} is no rule with a threshold", field=field)
+        movable(field)
     source = _source(artifact)
     parameters = dict(source["parameters"])
     cases: list[str] = []

@@ -14,14 +14,19 @@ _WORD = re.compile(r"\S+")
 
 def passage(measure: str, text: str) -> tuple[list[tuple[str, bool]], int]:
     """The text in pieces, each with whether it is at fault, and the number of faulty stretches."""
-    find = _FINDERS.get(measure)
-    spans = _joined(find(text)) if find else []
+    spans = faults(measure, text)
     pieces, at = [], 0
     for start, end in spans:
         pieces += [(text[at:start], False), (text[start:end], True)]
         at = end
     pieces.append((text[at:], False))
     return [piece for piece in pieces if piece[0]], len(spans)
+
+
+def faults(measure: str, text: str) -> list[Span]:
+    """Start and end of each stretch at fault, in characters."""
+    find = _FINDERS.get(measure)
+    return _joined(find(text)) if find else []
 
 
 def _joined(spans: Iterator[Span]) -> list[Span]:

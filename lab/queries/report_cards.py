@@ -48,7 +48,7 @@ class ReportCard:
 
 
 def of(checkpoint: Artifact) -> ReportCard | None:
-    """The newest report card that this checkpoint is in, or None."""
+    """The newest report card that this checkpoint is in, or None. Raises UserError when its report is damaged."""
     taken = checkpoint.taken_by.filter(run__kind="evaluate", run__status=SUCCEEDED, run__deleted=None)
     runs = list(dict.fromkeys(given.run for given in taken.select_related("run").order_by("-run_id")))
     for run in runs:
@@ -61,8 +61,11 @@ def of(checkpoint: Artifact) -> ReportCard | None:
         if not places or len(models) != len(given) or report is None:
             continue
         name, before = models[places[0]], models[places[0] - 1] if places[0] else ""
-        answers = _answers(report)
-        groups = _groups(run, answers.get(name, {}), answers.get(before, {}), name, before)
+        try:
+            answers = _answers(report)
+            groups = _groups(run, answers.get(name, {}), answers.get(before, {}), name, before)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"its rows are not those of a report: {error}") from error
         findings = [one for one in run.summary.get("findings", []) if f" {name}" in one or f"{name} " in one]
         before_artifact = given[places[0] - 1].artifact if before else None
         return ReportCard(

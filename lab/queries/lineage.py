@@ -1,0 +1,96 @@
+"""What an artifact stands on: the runs, labelling projects and artifacts before it, and what it was taught with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from core_ml.errors import UserError
+from lab.models import Artifact, Project, Run
+from lab.queries import rows
+
+MIN_PASSAGE, MAX_PASSAGE = 8, 200
+N_EXCERPTS, AROUND = 5, 90
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a passage stands in one dataset: the number of its rows, and the first few as
+    {"title", "before", "passage", "after"}."""
+
+    dataset: Artifact
+    count: int
+    items: list[dict[str, str]]
+
+
+def exported_from(artifact: Artifact) -> int | None:
+    """The number of the labelling project that a dataset of rankings was exported from."""
+    origin = artifact.manifest.get("origin", {})
+    number = _number(origin.get("config", {}).get("project"))
+    return number if origin.get("recipe") == "labeling" else None
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 < value < 2**31 else None
+
+
+def ancestors(artifact: Artifact) -> tuple[dict[int, Run], dict[int, Project], dict[str, Artifact]]:
+    """All runs, projects and artifacts above an artifact, by id; its own run is among them."""
+    runs: dict[int, Run] = {}
+    projects: dict[int, Project] = {}
+    taken: dict[str, Artifact] = {}
+    seen, waiting = {artifact.pk}, [artifact]
+    while waiting:
+        made = waiting.pop()
+        above: list[Artifact] = []
+        if made.run_id and made.run_id not in runs:
+            assert made.run is not None
+            runs[made.run_id] = made.run
+            above = [given.artifact for given in made.run.inputs.select_related("artifact__run")]
+        elif not made.run_id:
+            if project := Project.objects.filter(pk=exported_from(made)).first():
+                projects[project.pk] = project
+            ids = [id for given in made.manifest.get("origin", {}).get("inputs", {}).values() for id in given]
+            above = list(Artifact.objects.filter(pk__in=ids).select_related("run"))
+        waiting += [one for one in above if one.pk not in seen]
+        seen |= {one.pk for one in above}
+        taken |= {one.pk: one for one in above}
+    return runs, projects, taken
+
+
+def trained_on(model: Artifact, text: str) -> tuple[str, list[Places]]:
+    """Where a passage stands, word for word, in the texts that a model was trained on.
+
+    Returns: the passage as it was sought, its blanks made single, and where it stands.
+    Raises: UserError when the passage is too short to tell anything.
+    """
+    passage = " ".join(text.replace("\0", "").split())[:MAX_PASSAGE]
+    if len(passage) < MIN_PASSAGE:
+        raise UserError(
+            f"Choose at least {MIN_PASSAGE} characters: shorter passages stand everywhere.", field="q"
+        )
+    _, _, taken = ancestors(model)
+    found = []
+    for dataset in taken.values():
+        if dataset.form not in ("documents", "conversations"):
+            continue
+        try:
+            part = rows.page(dataset, q=passage, limit=N_EXCERPTS)
+        except UserError:
+            continue
+        found.append(Places(dataset, part.count, [_excerpt(row, passage) for row in part.items]))
+    return passage, found
+
+
+def _excerpt(row: dict[str, Any], passage: str) -> dict[str, str]:
+    texts = (
+        [row["text"] or ""]
+        if "text" in row
+        else [message["content"] or "" for message in row.get("messages") or []]
+    )
+    text = next((one for one in texts if passage.lower() in one.lower()), "")
+    at = max(0, text.lower().find(passage.lower()))
+    return {
+        "title": str(row.get("url") or f"row {row['number'] + 1:,}")[:200],
+        "before": text[max(0, at - AROUND) : at],
+        "passage": text[at : at + len(passage)],
+        "after": text[at + len(passage) : at + len(passage) + AROUND],
+    }
