@@ -89,7 +89,17 @@ def _pages(lab: Lab) -> dict[str, str]:
     pages |= {f"checkpoint-{role}": f"/checkpoints/{id}" for role, id in checkpoints.items()}
     pages |= {"playground": "/playground", "label": "/label", "labeling": "/labeling"}
     project = lab.get("/labeling/projects")["items"][0]["id"]
-    return pages | {"label-group": f"/label/{project}", "project": f"/labeling/{project}"}
+    pages |= {"label-done": f"/label/{project}", "project": f"/labeling/{project}"}
+    return pages | {"label-group": f"/label/{_open_project(lab, by_form['rollouts'], project)}"}
+
+
+def _open_project(lab: Lab, rollouts: str, toured: int) -> int:
+    """A project in which there is something to rank: the tour has ranked everything in its own."""
+    for project in lab.get("/labeling/projects")["items"]:
+        if project["id"] != toured and project["name"] == "Pictures":
+            return project["id"]
+    source = lab.get(f"/labeling/projects/{toured}")["source"] or rollouts
+    return lab.api.post("/labeling/projects", json={"name": "Pictures", "source": source}).json()["id"]
 
 
 def _shoot(browser: Any, lab: Lab, link: str, pages: dict[str, str]) -> list[str]:
