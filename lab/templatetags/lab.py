@@ -250,6 +250,8 @@ def interval(
     width: int = 160,
 ) -> SafeString | str:
     """A score as dot and 95 % interval on an axis from `start` to `end`; hollow the reference, white people."""
+    # A template gives "" for an attribute of None, such as the score of a parent that a base model has not.
+    at, low, high, reference = (None if value == "" else value for value in (at, low, high, reference))
     if at is None:
         return ""
 

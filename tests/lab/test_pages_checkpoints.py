@@ -125,3 +125,11 @@ def test_strangers_labelers_and_unknown_ids(browser, tmp_home):
     assert browser(None).get("/checkpoints")["Location"].startswith("/sign-in")
     assert browser("labeler").get("/checkpoints").status_code == 403
     assert browser().get("/checkpoints/nothing").status_code == 404
+
+
+def test_a_score_without_a_parent_is_drawn_alone():
+    from django.template import Context, Template
+
+    template = Template("{% interval one.value one.low one.high reference=one.before.value %}")
+    drawn = template.render(Context({"one": {"value": 0.5, "low": 0.4, "high": 0.6, "before": None}}))
+    assert "dot-model" in drawn and "dot-reference" not in drawn
