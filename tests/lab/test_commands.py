@@ -66,7 +66,12 @@ def test_a_missing_python_is_told_in_one_sentence(tmp_path):
     for name in ("Makefile", "requirements.lock"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     result = subprocess.run(
-        ["make", "run", "PYTHON=no-such-python"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        ["make", "--no-print-directory", "run", "PYTHON=no-such-python"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert result.returncode != 0
     [line] = result.stdout.strip().splitlines()
