@@ -13,13 +13,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 # Before torch is imported: threads that spin on a busy machine make a step ten to a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-from core_ml import artifact, recipes
+from core_ml import artifact, ranks, recipes
 from core_ml.errors import UserError
 from core_ml.events import (
     Artifact,
@@ -61,11 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.parent is not None:
         _die_with_parent(options.parent)
     stop = _StopRequest(options.parent)
-    sink = _EventFile(options.events) if options.events else _Terminal(sys.stdout)
+    sink = _sink(options.events)
     try:
         recipe = recipes.get(options.recipe)
         given = json.loads(Path(options.config).read_text() if _is_file(options.config) else options.config)
         config = read_config(recipe, given, options.preset)
+        if recipe.parallel:
+            ranks.relaunch(config.processes, sys.argv[1:] if arguments is None else arguments)  # type: ignore[attr-defined]
         inputs = read_inputs(recipe, _paths(options.inputs))
         run = json.loads(options.run.read_text()) if options.run else {}
         name = options.name or run.get("name") or recipe.kind
@@ -114,6 +116,13 @@ def _die_with_parent(parent: int) -> None:
         os._exit(4)
 
 
+def _sink(path: Path | None) -> "_EventFile | _Terminal":
+    """Where this rank's events go: all ranks have the same, so those after the first tell only what went wrong."""
+    if not ranks.is_first():
+        return _Terminal(sys.stderr, only=Failed)
+    return _EventFile(path) if path else _Terminal(sys.stdout)
+
+
 def _is_file(text: str) -> bool:
     return not text.lstrip().startswith("{")
 
@@ -130,6 +139,8 @@ def _paths(pairs: list[str]) -> dict[str, list[Path]]:
 
 def _run_id(state: Path) -> str:
     """The id of a run from the shell, kept so that a second call goes on with the same run."""
+    if not ranks.is_first():
+        return "later-rank"  # it makes nothing
     path = state / "id"
     if not path.exists():
         state.mkdir(parents=True, exist_ok=True)
@@ -141,18 +152,14 @@ class _StopRequest:
     """True once the process was asked to stop, or has lost the parent it works for."""
 
     def __init__(self, parent: int | None) -> None:
-        self._asked = False
         self._parent = parent
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_: Any) -> None:
-        self._asked = True
+            signal.signal(number, lambda *_: ranks.ask_to_stop())
 
     def __call__(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
             os._exit(4)  # the lease is not ours any more: nothing may be written
-        return self._asked
+        return ranks.stopping()
 
 
 class _EventFile:
@@ -183,11 +190,14 @@ class _EventFile:
 class _Terminal:
     """Prints events for a person."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, only: type[Event] | None = None) -> None:
         self._stream = stream
+        self._only = only
         self._progress = 0.0
 
     def write(self, event: Event) -> None:
+        if self._only and not isinstance(event, self._only):
+            return
         line = self._line(event)
         if line:
             print(line, file=self._stream, flush=True)

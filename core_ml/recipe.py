@@ -95,6 +95,8 @@ class Recipe:
     takes: dict[str, Input] = field(default_factory=dict)
     run: Callable[[Any, Workspace], Iterator[Event]] | None = None
     stages: tuple[Stage, ...] = ()
+    parallel: bool = False
+    """Whether several processes can share a run, as the config's `processes` says; see `core_ml.ranks`."""
     presets: tuple[Preset, ...] = ()
     measures: tuple[Measure, ...] = ()
     why: tuple[str, str, str] | None = None

@@ -12,9 +12,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def choose() -> torch.device:
-    """The machine's accelerator if it has one, else its processor."""
+    """The machine's accelerator if it has one, else its processor; ranks on one machine take a GPU each."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        number = int(os.environ.get("LOCAL_RANK", 0))
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
@@ -28,7 +30,7 @@ def use_threads(n: int | None) -> int:
     """
     _keep_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n = n or max(1, cores - 1)
+    n = n or max(1, (cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     torch.set_num_threads(n)
     return n
 

@@ -95,6 +95,13 @@ class PretrainConfig(RecipeConfig):
     threads: int | None = setting(
         None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
     )
+    processes: int | None = setting(
+        None,
+        "Processes that share each update, under torchrun; by default one for each GPU, one without.",
+        group=MACHINE,
+        ge=1,
+        le=1024,
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -122,6 +129,7 @@ class PretrainConfig(RecipeConfig):
 def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
+    from core_ml import ranks
     from core_ml.model import checkpoint, device
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
@@ -138,26 +146,29 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     tokenizer = Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json"))
     folder = workspace.state / "tokens"
     files = [file for documents in workspace.inputs("documents") for file in _documents(documents)]
-    yield from pack(files, tokenizer, folder, config.val_share)
-    train, val = Tokens(folder, "train"), Tokens(folder, "val")
+    with ranks.first_alone():
+        yield from pack(files, tokenizer, folder, config.val_share)
+        train, val = Tokens(folder, "train"), Tokens(folder, "val")
+        validation = Validation(val, tokenizer, config.seq_len, config.val_tokens)
+        baselines = yield from validation.baselines(train, workspace)
     batches = Batches(train, config.seq_len, config.batch_size, config.seed)
-    validation = Validation(val, tokenizer, config.seq_len, config.val_tokens)
     prompts = _prompts(validation, tokenizer)
-    baselines = yield from validation.baselines(train, workspace)
     yield Summary(baselines)
 
     torch.manual_seed(config.seed)
     model = GPT(config.network(tokenizer.vocab_size)).to(target)
     opts = optimizers(model, config.muon_lr, config.adam_lr)
-    peak = device.peak_flops(target)
+    peak = ranks.count() * device.peak_flops(target)
     tokens_per_step = config.batch_size * config.seq_len
     flops_per_step = model.config.flops_per_token(config.seq_len) * tokens_per_step
     notes: dict[str, Any] = {"seconds": 0.0, "curve": []}
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
-        ids = torch.from_numpy(batches.batch(step)).to(target)
-        loss = backward(model, ids, device.tokens_at_once(target))
+        share_of_rank = batches.batch(step)[ranks.rank() :: ranks.count()]
+        ids = torch.from_numpy(share_of_rank).to(target)
+        loss = backward(model, ids, device.tokens_at_once(target), config.batch_size)
+        loss = ranks.total(model, loss)
         grad_norm = clip(model, config.grad_clip)
         share = lr_share(step - 1, config.steps, config.schedule, config.warmup, config.cooldown)
         lr = scale_lr(opts, share)
@@ -194,6 +205,8 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         save_every=config.save_every,
     )
     yield from loop.run(workspace)
+    if not ranks.is_first():
+        return
 
     n_tokens = config.steps * tokens_per_step
     summary: dict[str, Any] = {
@@ -280,6 +293,7 @@ RECIPE = Recipe(
     ),
     config=PretrainConfig,
     run=run,
+    parallel=True,
     takes={
         "documents": Input("dataset", ("documents",), description="Texts to read."),
         "tokenizer": Input("tokenizer", description="How the texts become numbers."),

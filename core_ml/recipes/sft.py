@@ -56,9 +56,17 @@ class SftConfig(RecipeConfig):
     threads: int | None = setting(
         None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
     )
+    processes: int | None = setting(
+        None,
+        "Processes that share each update, under torchrun; by default one for each GPU, one without.",
+        group=MACHINE,
+        ge=1,
+        le=1024,
+    )
 
 
 def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
+    from core_ml import ranks
     from core_ml.model import checkpoint, device
     from core_ml.tasks.rows import read_rows
     from core_ml.training import state
@@ -72,7 +80,8 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     model, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
     folder = workspace.state / "conversations"
     rows = read_rows(workspace.input("conversations"), ["messages"], input="conversations")
-    yield from encode(rows, tokenizer, folder, model.config.max_seq_len, config.val_share)
+    with ranks.first_alone():
+        yield from encode(rows, tokenizer, folder, model.config.max_seq_len, config.val_share)
     conversations = Conversations(folder)
     batches = ByLength(conversations, config.batch_tokens, config.epochs, config.seed)
     if conversations.n_cut or conversations.n_skipped:
@@ -89,8 +98,10 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         begin = time.perf_counter()
         ids, mask = (tensor.to(model.device) for tensor in batches.batch(step))
         learned = mask[:, 1:].sum()
-        loss = -masked_logprobs(model, ids, mask).sum() / learned
+        share_of_rank = slice(ranks.rank(), None, ranks.count())
+        loss = -masked_logprobs(model, ids[share_of_rank], mask[share_of_rank]).sum() / learned
         loss.backward()
+        loss = ranks.total(model, loss)
         grad_norm = clip(model, config.grad_clip)
         share = lr_share(step - 1, batches.steps, config.schedule, config.warmup, config.cooldown)
         lr = scale_lr(opts, share)
@@ -126,6 +137,8 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         save_every=config.save_every,
     )
     yield from loop.run(workspace)
+    if not ranks.is_first():
+        return
 
     before, after = notes["val_losses"][0], notes["val_losses"][-1]
     summary: dict[str, Any] = {
@@ -231,6 +244,7 @@ RECIPE = Recipe(
     ),
     config=SftConfig,
     run=run,
+    parallel=True,
     takes={
         "checkpoint": Input(
             "checkpoint", ("base", "chat", "reasoner", "aligned"), description="The model to begin with."

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core_ml import ranks
 from core_ml.events import Event, Progress, Resumed, from_line, to_line
 from core_ml.workspace import Workspace
 
@@ -95,6 +96,8 @@ class Loop:
         return step, kept["todo"], deque(from_line(line)[0] for line in kept["queue"])
 
     def _save(self, workspace: Workspace, step: int, todo: list[str], queue: deque[Event]) -> None:
+        if not ranks.is_first():
+            return
         kept = {"notes": self.notes, "todo": todo, "queue": [to_line(event, 0, 0) for event in queue]}
         workspace.save_state(step, lambda path: self.write(path, json.loads(json.dumps(kept))))
 

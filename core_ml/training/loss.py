@@ -17,12 +17,17 @@ def token_nll(model: GPT, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.size(0), -1)
 
 
-def backward(model: GPT, ids: Tensor, tokens_at_once: int) -> Tensor:
-    """Add the gradient of the mean loss of (B, T + 1) ids, a few rows at a time; returns that loss, detached."""
+def backward(model: GPT, ids: Tensor, tokens_at_once: int, batch_size: int | None = None) -> Tensor:
+    """Add the gradient of the mean loss of (B, T + 1) ids, a few rows at a time; returns that loss, detached.
+
+    Args:
+        batch_size: rows of the whole batch, where `ids` is one rank's share of it; the mean is over these.
+    """
     rows = max(1, tokens_at_once // ids.size(1))
+    n_tokens = (batch_size or ids.size(0)) * (ids.size(1) - 1)
     total = torch.zeros((), device=ids.device)
-    for part in ids.split(rows):
-        loss = token_nll(model, part).sum() / (ids.size(0) * (ids.size(1) - 1))
+    for part in ids.split(rows) if len(ids) else ():
+        loss = token_nll(model, part).sum() / n_tokens
         loss.backward()
         total += loss.detach()
     return total

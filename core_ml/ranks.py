@@ -1,0 +1,137 @@
+"""This process among those that share a training run: started by torchrun, or alone, the first of one.
+
+Each rank executes the same generator on its share of every batch, so all tell the same events in the same
+order; only the first writes them down, and only the first writes files. What must be common is added up once
+a step in `total`: the gradients, the loss, and whether a rank was asked to stop. So all leave after the same
+step. The order of the data does not depend on the number of ranks: a run may go on with another number.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PATIENCE = timedelta(days=2)
+"""How long a rank waits for the others. One that died is noticed by torchrun, which ends the rest."""
+LOST_PEER = 5  # exit code
+
+_asked = False
+_agreed = False
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def ask_to_stop() -> None:
+    """Somebody wants this rank to stop; with others beside it, it does when all have heard of it."""
+    global _asked
+    _asked = True
+
+
+def stopping() -> bool:
+    return _agreed if count() > 1 else _asked
+
+
+def relaunch(processes: int | None, arguments: list[str]) -> None:
+    """Become `processes` ranks under torchrun, by default one for each GPU; returns when one is enough.
+
+    Args:
+        arguments: of `python -m core_ml`. This process becomes torchrun without a change of its pid, which is
+            handed to the ranks as their parent.
+    """
+    if "RANK" in os.environ:
+        return
+    if processes is None:
+        import torch
+
+        processes = torch.cuda.device_count()
+    if processes <= 1:
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *torchrun, "-m", "core_ml", *arguments, "--parent", str(os.getpid())]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The others enter when the first has left: it has prepared the files that they find ready."""
+    _join()
+    if not is_first():
+        _barrier()
+    yield
+    if is_first():
+        _barrier()
+
+
+def total(model: "nn.Module", loss: "Tensor") -> "Tensor":
+    """Add up gradients and loss over all ranks, in place; returns the loss.
+
+    A rank divides its loss by the size of the whole batch, so that the sum is the gradient of the mean whatever
+    the shares. All gradients travel as one tensor.
+    """
+    global _agreed
+    if count() == 1:
+        return loss
+    import torch
+
+    _join()
+    params = [param for param in model.parameters() if param.requires_grad]
+    for param in params:
+        if param.grad is None:  # this rank's share of the batch was empty
+            param.grad = torch.zeros_like(param)
+    grads = [param.grad for param in params if param.grad is not None]
+    extra = torch.stack([loss.detach().float(), loss.new_tensor(float(_asked), dtype=torch.float32)])
+    flat = torch.cat([*(grad.reshape(-1) for grad in grads), extra])
+    _reduce(flat)
+    *parts, summed, asked = flat.split([*(grad.numel() for grad in grads), 1, 1])
+    for grad, part in zip(grads, parts, strict=True):
+        grad.copy_(part.view_as(grad))
+    _agreed = asked.item() > 0
+    return summed[0]
+
+
+def _join() -> None:
+    import torch
+    import torch.distributed as dist
+
+    if count() > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def _barrier() -> None:
+    import torch
+
+    from core_ml.model.device import choose
+
+    if count() > 1:
+        _reduce(torch.zeros(1, device=choose()))
+
+
+def _reduce(tensor: "Tensor") -> None:
+    import torch.distributed as dist
+
+    try:
+        dist.all_reduce(tensor)
+    except RuntimeError as error:
+        _leave(error)
+
+
+def _leave(error: Exception) -> NoReturn:
+    """A lost peer is no failure of the run: whoever started it goes on from what was saved."""
+    print(f"rank {rank()} lost a peer: {error}", file=sys.stderr, flush=True)
+    os._exit(LOST_PEER)
