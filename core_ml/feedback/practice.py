@@ -99,35 +99,58 @@ def findings(before: dict[str, Any], after: dict[str, Any], kl: float) -> list[s
     return findings
 
 
-def reward_over_kl(history: list[dict[str, float]], finding: str) -> Figure:
+PANELS = (
+    # Rewards have a scale of their own and shares run from 0 to 1: two panels, never two axes on one.
+    ("reward", {"reward": "reward model"}),
+    ("share of answers", {"liked": "liked by the preference", "correct": "correct"}),
+)
+DOMAINS = {1: ([0.0, 1.0],), 2: ([0.54, 1.0], [0.0, 0.46])}
+"""By the number of panels: the part of the height that each takes, from the top."""
+ENDS = 3  # rounds whose mean stands for the beginning and the end
+
+
+def reward_over_kl(history: list[dict[str, float]]) -> Figure:
+    """The reward, and below it over the same √KL what the stated preference says of the same answers."""
+    panels = [panel for panel in PANELS if any(name in history[0] for name in panel[1])]
     x = [max(0.0, h["kl"]) ** 0.5 for h in history]
-    names = {"reward": "reward model", "liked": "liked by the stated preference", "correct": "correct"}
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": title,
-            "x": x,
-            "y": [h[name] for h in history],
-            "yaxis": "y" if name == "reward" else "y2",
-        }
-        for name, title in names.items()
-        if name in history[0]
-    ]
-    layout = {
-        "xaxis": {"title": {"text": "√KL to the chat model (√nats an answer)"}},
-        "yaxis": {"title": {"text": "reward"}},
-        "yaxis2": {
-            "title": {"text": "share of answers"},
-            "overlaying": "y",
-            "side": "right",
-            "range": [0, 1],
-        },
-    }
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"height": 90 + 180 * len(panels)}
+    for number, ((title, names), domain) in enumerate(zip(panels, DOMAINS[len(panels)], strict=True), 1):
+        axis = "y" if number == 1 else f"y{number}"
+        layout[axis.replace("y", "yaxis")] = {"title": {"text": title}, "domain": domain}
+        # The one horizontal axis stands below the last panel.
+        layout["xaxis"] = {"title": {"text": "√KL to the chat model (√nats an answer)"}, "anchor": axis}
+        trace = {"type": "scatter", "mode": "lines+markers", "x": x, "yaxis": axis}
+        data += [
+            {**trace, "name": line, "y": [h[name] for h in history]}
+            for name, line in names.items()
+            if name in history[0]
+        ]
+    if len(panels) > 1:
+        layout["yaxis2"]["range"] = [0, 1]
+        layout["hoversubplots"] = "axis"  # one crosshair through both
     return Figure(
         "reward_over_kl",
         len(history),
         "What the reward model and the stated preference say as the model moves away",
         {"data": data, "layout": layout},
-        finding,
+        over_kl_finding(history),
+    )
+
+
+def over_kl_finding(history: list[dict[str, float]]) -> str:
+    """What the curves come to; whether a change is more than noise, `findings` says of prompts kept aside."""
+
+    def ends(name: str) -> tuple[float, float]:
+        values = [h[name] for h in history]
+        return sum(values[:ENDS]) / len(values[:ENDS]), sum(values[-ENDS:]) / len(values[-ENDS:])
+
+    went = "the reward went from {:.2f} to {:.2f}".format(*ends("reward"))
+    for name in ("liked", "correct"):
+        if name in history[0]:
+            went += f", the share {name} " + "from {:.0%} to {:.0%}".format(*ends(name))
+    judged = "" if "liked" in history[0] else " No stated preference can judge these prompts."
+    return (
+        f"While the model moved to √KL {max(0.0, ends('kl')[1]) ** 0.5:.2f}, {went} "
+        f"(means of the first and last {min(ENDS, len(history))} rounds).{judged}"
     )

@@ -194,7 +194,7 @@ def _publish(
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
-    yield reward_over_kl(history, summary["findings"][0])
+    yield reward_over_kl(history)
     yield Summary(summary)
 
 

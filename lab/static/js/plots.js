@@ -25,17 +25,21 @@
   function named(data, layout) {
     if (layout.annotations || data.length < 2) return layout;
     const lines = data.filter((trace) => (trace.type || "scatter") === "scatter" && (trace.mode || "lines").includes("lines") && trace.x?.length);
-    if (lines.length !== data.length || lines.length > 8 || layout.yaxis2) return { showlegend: true, ...layout };
+    if (lines.length !== data.length || lines.length > 8) return { showlegend: true, ...layout };
     const ends = lines.map((trace) => ({ trace, i: trace.y.findLastIndex((value) => value !== null) })).filter(({ trace, i }) => i >= 0 && trace.name)
-      .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
+      .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], yref: trace.yaxis || "y", text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
     return { ...layout, margin: { l: 52, r: 24 + 7 * Math.max(4, ...ends.map((end) => end.text.length)), t: 10, b: 40, ...layout.margin }, annotations: ends };
   }
-  // Names at the ends of lines that would overlap are moved apart, the lowest first.
+  // Names at the ends of lines that would overlap are moved apart, the lowest first; each panel for itself.
   function apart(layout, data, height) {
-    const ends = (layout.annotations || []).filter((one) => one.xshift === 6 && Number.isFinite(one.y));
-    const values = data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : [])).filter(Number.isFinite);
-    if (ends.length < 2 || !values.length || layout.yaxis?.type === "log") return;
-    const low = Math.min(...values), pixels = Math.max(60, height - 60) / ((Math.max(...values) - low) || 1) / 1.1;
+    for (const axis of new Set(data.map((trace) => trace.yaxis || "y"))) apartOn(axis, layout, data.filter((trace) => (trace.yaxis || "y") === axis), height);
+  }
+  function apartOn(axis, layout, data, height) {
+    const own = layout[axis.replace("y", "yaxis")] || {}, [bottom, top] = own.domain || [0, 1];
+    const ends = (layout.annotations || []).filter((one) => one.xshift === 6 && (one.yref || "y") === axis && Number.isFinite(one.y));
+    const values = data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : [])).concat(own.range || []).filter(Number.isFinite);
+    if (ends.length < 2 || !values.length || own.type === "log") return;
+    const low = Math.min(...values), pixels = Math.max(60, (height - 60) * (top - bottom)) / ((Math.max(...values) - low) || 1) / 1.1;
     const xs = data.flatMap((trace) => trace.x || []).filter(Number.isFinite), reach = (Math.max(...xs) - Math.min(...xs)) / 12 || 1;
     ends.sort((a, b) => a.y - b.y).forEach((one, i) => {
       one.yshift = 0;
