@@ -149,19 +149,21 @@ def _publish(
     counts: dict[str, Any],
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
+    from core_ml.feedback import orders
     from core_ml.feedback.pairs import labelers_agree
     from core_ml.feedback.reward_report import figures, findings, headline, outcomes
     from core_ml.model import checkpoint
 
     scorer.model.eval()
-    found = outcomes(held_out, _score_groups(scorer, held_out))
+    rewards = _score_groups(scorer, held_out)
+    found = outcomes(held_out, rewards)
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
     agreement = clustered(labelers_agree(held_out)) or clustered(labelers_agree(trainer.groups))
     if agreement:
         shares["labelers"] = agreement
     # A reward has no zero of its own: the mean and the spread of a sample of what was ranked give it one.
     sample = random.Random(config.seed).sample(trainer.groups, min(300, len(trainer.groups)))
-    values = [value for rewards in _score_groups(scorer, sample) for value in rewards]
+    values = [value for scores in _score_groups(scorer, sample) for value in scores]
     mean = sum(values) / len(values)
     std = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     summary = {
@@ -177,6 +179,8 @@ def _publish(
     output = workspace.create("checkpoint", "checkpoint", role="reward")
     try:
         checkpoint.save(scorer.model, scorer.tokenizer, output.path)
+        on_scale = [[(score - mean) / (std or 1.0) for score in scores] for scores in rewards]
+        orders.write(output.path / orders.FILE, held_out, on_scale)
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
