@@ -13,6 +13,7 @@ from core_ml.engine.rows import Row, Sampling
 from core_ml.engine.text import TextStream
 from core_ml.model import checkpoint
 from core_ml.model.gpt import GPT
+from core_ml.sampling.generate import generate
 from tests.engines import CONTEXT, write_checkpoint
 
 PROMPTS = [[5, 60, 70, 80], [5, 61], [5, 90, 91, 92, 93, 94, 95, 96]]
@@ -158,6 +159,18 @@ def test_an_echoed_prompt_has_the_logprobs_of_a_plain_forward_pass(model: GPT) -
     assert asked.tokens[0].logprob is None
     assert [token.logprob for token in asked.tokens[1:]] == pytest.approx(expected, abs=1e-4)
     assert asked.ended == "length"
+
+
+def test_echo_scores_what_a_run_sampled_as_the_run_did(model: GPT) -> None:
+    for prompt, completion in zip(PROMPTS, generate(model, PROMPTS, max_new_tokens=12, seed=1), strict=True):
+        asked = Asked(prompt + completion.ids, 0, echo="")
+        batch = batch_of(model)
+        batch.add([asked.row])
+        run(batch)
+        scored = asked.tokens[len(prompt) :]
+        assert [token.id for token in scored] == completion.ids
+        # A run multiplies in bfloat16, whose steps are 0.4 %, and the engine in float32.
+        assert [token.logprob for token in scored] == pytest.approx(completion.logprobs, abs=0.1)
 
 
 def test_a_row_may_fill_the_context_to_the_last_place(model: GPT) -> None:

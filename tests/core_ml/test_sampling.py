@@ -1,15 +1,13 @@
-"""Choosing tokens, completing prompts in batches, and streaming one with its rivals."""
-
-import math
+"""Choosing tokens, and completing prompts in batches."""
 
 import pytest
 import torch
 
 from core_ml.errors import UserError
 from core_ml.model.gpt import GPT, GPTConfig
+from core_ml.sampling import generate as generating
 from core_ml.sampling.choose import choose
-from core_ml.sampling.generate import generate
-from core_ml.sampling.stream import Sampler
+from core_ml.sampling.generate import Completion, generate, generate_in_batches
 
 PROMPTS = [[1], [4, 8, 15, 16, 23, 42], [2, 7, 1], [9, 9]]
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
@@ -107,35 +105,16 @@ def test_a_completion_ends_where_the_context_ends(model: GPT) -> None:
 def test_a_prompt_without_room_is_refused(model: GPT, prompt: list[int]) -> None:
     with pytest.raises(UserError, match="at least 1 and at most 23"):
         generate(model, [prompt], max_new_tokens=1, seed=0)
-    with pytest.raises(UserError, match="at least 1 and at most 23"):
-        list(Sampler(model).stream(prompt, max_new_tokens=1))
 
 
-def test_a_stream_gives_what_generate_gives(model: GPT) -> None:
-    for prompt in PROMPTS:
-        tokens = list(Sampler(model).stream(prompt, max_new_tokens=8, temperature=0))
-        completion = generate(model, [prompt], max_new_tokens=8, temperature=0, seed=0)[0]
-        assert [token.id for token in tokens] == completion.ids
-        assert [token.logprob for token in tokens] == pytest.approx(completion.logprobs, abs=1e-4)
-
-
-def test_rivals_are_the_most_probable_in_order_and_hold_the_greedy_choice(model: GPT) -> None:
-    for token in Sampler(model).stream([5], max_new_tokens=5, temperature=0, top_logprobs=4):
-        assert len(token.top) == 4
-        assert token.top[0] == (token.id, token.logprob)
-        assert [logprob for _, logprob in token.top] == sorted((p for _, p in token.top), reverse=True)
-        assert math.fsum(math.exp(logprob) for _, logprob in token.top) <= 1 + 1e-6
-
-
-def test_a_stream_stops_at_a_stop_token_and_leaves_no_context_behind(model: GPT) -> None:
-    tokens = list(Sampler(model).stream([5], max_new_tokens=8, temperature=0))
-    stream = Sampler(model).stream([5], max_new_tokens=8, temperature=0, stop_ids=[tokens[2].id])
-    next(stream)
-    assert torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    assert 1 + sum(1 for _ in stream) == [token.id for token in tokens].index(tokens[2].id) + 1
-
-
-def test_scoring_a_text_gives_its_tokens_logprobs(model: GPT) -> None:
-    tokens = list(Sampler(model).stream([5, 6], max_new_tokens=6, seed=1))
-    scored = Sampler(model).score([5, 6, *(token.id for token in tokens)])[1:]
-    assert [token.logprob for token in scored] == pytest.approx([token.logprob for token in tokens], abs=0.1)
+def test_between_batches_a_caller_stands_outside_the_contexts_of_sampling(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generating, "MAX_BATCH", 3)
+    completions = [Completion() for _ in PROMPTS]
+    told = []
+    for indices in generate_in_batches(model, PROMPTS, completions, max_new_tokens=4, seed=0):
+        assert torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        assert all(len(completions[i].ids) == 4 for i in indices)
+        told += indices
+    assert sorted(told) == [0, 1, 2, 3]
