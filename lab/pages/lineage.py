@@ -1,39 +1,40 @@
-"""The line of stones above an artifact's page: all that it stands on, in the order in which it came about."""
+"""The line of stones above a page: what a thing stands on, in the order in which it came about, and the thing itself."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.urls import reverse
 
 from lab.models import Artifact, Project, Run
-from lab.queries.lineage import ancestors, exported_from
+from lab.queries import lineage
 from lab.templatetags.lab import letter, stone
 
 MAX_STONES = 9
+"""Before the thing itself."""
 
 
-def chain(artifact: Artifact, this: str) -> list[dict[str, Any]]:
-    """Items of components/chain.html: the runs and the labelling projects before an artifact, and itself."""
-    runs, projects, _ = ancestors(artifact)
-    items = [
-        (run.created, _of_run(run))
-        for run in runs.values()
-        if artifact.run_id is None or run.pk != artifact.run_id
+def chain(
+    thing: Artifact | Run, this: str, *, after: Iterable[Run] = (), most: int = MAX_STONES
+) -> list[dict[str, Any]]:
+    """Items of components/chain.html: up to `most` runs and projects before a thing, itself, and what follows it."""
+    before = [
+        _of_run(one) if isinstance(one, Run) else _of_project(one) for one in lineage.chain(thing, most)
     ]
-    items += [(project.created, _of_project(project)) for project in projects.values()]
-    line = [item for _, item in sorted(items, key=lambda pair: pair[0])][-MAX_STONES:]
-    own = _of_run(artifact.run) if artifact.run else brought(artifact)
-    return [*line, {**own, "url": address(artifact), "name": this, "note": "", "current": True}]
+    run = thing if isinstance(thing, Run) else thing.run
+    own = _of_run(run) if run else brought(thing)
+    items = [*before, {**own, "url": address(thing), "name": this, "note": "", "current": True}]
+    return items + [_of_run(one) | ({"note": "waits"} if one.is_waiting else {}) for one in after]
 
 
 def brought(artifact: Artifact) -> dict[str, Any]:
     """The stone of what no run made: with its letter what people ranked, black where a program played them."""
-    project = exported_from(artifact)
+    project = lineage.exported_from(artifact)
     simulated = project and artifact.summary.get("simulated") == artifact.summary.get("rankings")
     return {"number": letter(project) if project else "", "stone": "" if simulated else "people"}
 
 
-def address(artifact: Artifact) -> str:
-    return reverse(artifact.kind, args=[artifact.pk])
+def address(thing: Artifact | Run) -> str:
+    return reverse("run" if isinstance(thing, Run) else thing.kind, args=[thing.pk])
 
 
 def _of_run(run: Run) -> dict[str, Any]:

@@ -12,16 +12,17 @@ from django.views.decorators.http import require_http_methods, require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Run
 from lab.models.run import FAILED, SUCCEEDED
-from lab.pages import curves
+from lab.pages import curves, lineage
 from lab.pages.home import board_parts
 from lab.queries import artifacts, runs
 from lab.queries.headlines import headlines, say
 from lab.security import plots
 from lab.services import runs as services
-from lab.templatetags.lab import stone
 
 TABS = ("overview", "curves", "samples", "log", "config", "lineage", "files")
 N_SAMPLES, N_LOG, N_LOG_SHOWN = 5, 2000, 40
+N_BEFORE, N_AFTER = 4, 2
+"""Runs and projects of the line above the page, on either side of the run."""
 
 
 def _get(id: int) -> Run:
@@ -51,7 +52,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
         "recipe": recipe,
         "line": line,
         "words": say(run, line),
-        "chain": chain(run),
+        "chain": _chain(run),
         "tab": tab,
         "tabs": _tabs(run, names, len(made)),
         "made": made,
@@ -119,19 +120,10 @@ def _samples(run: Run) -> dict[str, Any]:
     return {"samples": [found[i] for i in picked], "same_prompt": prompt}
 
 
-def chain(run: Run) -> list[dict[str, Any]]:
+def _chain(run: Run) -> list[dict[str, Any]]:
     """The line of stones above the page: what this run stands on, itself, and what stands on it."""
-    before = artifacts.chain(run)[:-1][-4:]
-    after = sorted((one for one in services.dependants(run) if one.pk != run.pk), key=lambda one: one.pk)[:2]
-    items = [_link(other, other.kind) for other in before]
-    items.append(_link(run, "") | {"name": "this run", "current": True})
-    items += [_link(other, "waits" if other.is_waiting else other.kind) for other in after]
-    return items
-
-
-def _link(run: Run, note: str) -> dict[str, Any]:
-    url = reverse("run", args=[run.pk])
-    return {"url": url, "number": run.pk, "stone": stone(run.status), "name": run.name, "note": note}
+    after = sorted((one for one in services.dependants(run) if one.pk != run.pk), key=lambda one: one.pk)
+    return lineage.chain(run, "this run", after=after[:N_AFTER], most=N_BEFORE)
 
 
 def _config(run: Run) -> list[dict[str, Any]]:

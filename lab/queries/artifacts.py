@@ -150,20 +150,5 @@ def _step_down(
     return next_runs, set()
 
 
-def chain(run: Run) -> list[Run]:
-    """The longest line of runs that leads to a run; of equally long ones that whose first is earliest."""
-    lines: dict[int, list[Run]] = {}
-
-    def line_to(run: Run, depth: int) -> list[Run]:
-        if run.pk not in lines and depth:
-            makers = {t.artifact.run for t in run.inputs.select_related("artifact__run") if t.artifact.run}
-            before = [line_to(maker, depth - 1) for maker in makers if maker.pk != run.pk]
-            best = min(before, key=lambda line: (-len(line), [one.pk for one in line]), default=[])
-            lines[run.pk] = [*best, run]
-        return lines.get(run.pk, [run])
-
-    return line_to(run, 20)
-
-
 def summaries(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
     return [artifact.summary for artifact in artifacts]

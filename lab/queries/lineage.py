@@ -32,19 +32,21 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 < value < 2**31 else None
 
 
-def ancestors(artifact: Artifact) -> tuple[dict[int, Run], dict[int, Project], dict[str, Artifact]]:
-    """All runs, projects and artifacts above an artifact, by id; its own run is among them."""
+def ancestors(thing: Artifact | Run) -> tuple[dict[int, Run], dict[int, Project], dict[str, Artifact]]:
+    """All runs, projects and artifacts above a thing, by id; of an artifact its own run is among them."""
     runs: dict[int, Run] = {}
     projects: dict[int, Project] = {}
     taken: dict[str, Artifact] = {}
-    seen, waiting = {artifact.pk}, [artifact]
+    waiting = [thing] if isinstance(thing, Artifact) else _taken_by(thing)
+    taken |= {one.pk: one for one in waiting if one is not thing}
+    seen = {one.pk for one in waiting}
     while waiting:
         made = waiting.pop()
         above: list[Artifact] = []
         if made.run_id and made.run_id not in runs:
             assert made.run is not None
             runs[made.run_id] = made.run
-            above = [given.artifact for given in made.run.inputs.select_related("artifact__run")]
+            above = _taken_by(made.run)
         elif not made.run_id:
             if project := Project.objects.filter(pk=exported_from(made)).first():
                 projects[project.pk] = project
@@ -54,6 +56,19 @@ def ancestors(artifact: Artifact) -> tuple[dict[int, Run], dict[int, Project], d
         seen |= {one.pk for one in above}
         taken |= {one.pk: one for one in above}
     return runs, projects, taken
+
+
+def _taken_by(run: Run) -> list[Artifact]:
+    return [given.artifact for given in run.inputs.select_related("artifact__run")]
+
+
+def chain(thing: Artifact | Run, most: int) -> list[Run | Project]:
+    """The runs and labelling projects that a thing stands on, in the order in which they came about; the last
+    `most` of them. What made an artifact is the artifact's own stone and not among them."""
+    runs, projects, _ = ancestors(thing)
+    own = thing.run_id if isinstance(thing, Artifact) else thing.pk
+    before: list[Run | Project] = [*(run for run in runs.values() if run.pk != own), *projects.values()]
+    return sorted(before, key=lambda one: one.created)[-most:]
 
 
 def trained_on(model: Artifact, text: str) -> tuple[str, list[Places]]:

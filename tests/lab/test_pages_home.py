@@ -1,10 +1,13 @@
 """The home: its board is computed from the runs, and nobody's text becomes HTML."""
 
+import re
+
 import pytest
 from django.utils import timezone
 
 from lab.models import Artifact, Group, Project, Ranking, Run, RunInput
 from lab.queries.board import board
+from lab.queries.lineage import chain
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -212,3 +215,27 @@ def test_the_lineage_goes_through_what_people_ranked(browser, life):
     page = browser("researcher").get(f"/runs/{life['rlhf'].pk}/lineage").content.decode()
     assert f"/runs/{life['crawl'].pk}" in page and "Round 1" in page
     assert f"/labeling/{life['project'].pk}" in page
+
+
+def test_a_run_and_what_it_made_stand_on_one_line(browser, life):
+    life["crawl"].name = EVIL
+    life["crawl"].save()
+    rankings = Artifact.objects.get(form="rankings")
+    rankings.manifest["origin"]["config"] = {"project": life["project"].pk}
+    rankings.save()
+    whole = ["crawl", "tokenizer", "pretrain", "sft", "rollouts", "project", "reward"]
+    assert chain(life["rlhf"], 9) == [life[name] for name in whole]
+    assert chain(life["rlhf"], 2) == [life["project"], life["reward"]]
+    scorer = Artifact.objects.get(role="reward")
+    assert chain(scorer, 9) == [life[name] for name in whole[:-1]]
+    assert chain(life["crawl"], 9) == []
+    for path in (f"/runs/{life['reward'].pk}", f"/runs/{life['crawl'].pk}"):
+        page = browser("researcher").get(path).content.decode()
+        assert 'aria-label="Lineage"' in page and EVIL not in page
+    line = re.search(
+        r'<ol class="chain".*?</ol>', browser().get(f"/runs/{life['reward'].pk}").content.decode()
+    )[0]
+    # Four before it, people's project white, then itself, then what stands on it.
+    assert line.count("<li>") == 6
+    assert re.search(r'stone people *">A</span>', line)
+    assert re.search(r'aria-current="page"><span class="stone *">\d+</span> <span dir="auto">this run<', line)
