@@ -148,8 +148,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(true: Callable[[], Any], seconds: float, words: Callable[[], str] = lambda: "") -> None:
+def until(
+    true: Callable[[], Any], seconds: float, words: Callable[[], str] = lambda: "", every: float = 0.1
+) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"waited {seconds} s in vain\n{words()}"
-        time.sleep(0.1)
+        time.sleep(every)

@@ -1,14 +1,13 @@
 """`kill -9` of each process at a random moment of a run: it ends succeeded, once, with an undisturbed curve."""
 
 import contextlib
-import json
 import os
 import random
 import signal
-from pathlib import Path
 
 import pytest
 
+from tests.journeys import corpus
 from tests.journeys.stack import Lab, lab, until
 
 TRAINING = {"steps": 600, "save_every": 0.5, "eval_every": 200, "sample_every": 300}
@@ -22,37 +21,9 @@ def running(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def inputs(running: Lab, tmp_path_factory) -> dict[str, str]:
+def inputs(running: Lab) -> dict[str, str]:
     """A corpus imported over the API, and a tokenizer of it."""
-    path: Path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    chance = random.Random(0)
-    words = [
-        "the",
-        "a",
-        "cat",
-        "dog",
-        "sees",
-        "likes",
-        "red",
-        "blue",
-        "big",
-        "small",
-        "tree",
-        "sea",
-        "bird",
-        "boat",
-        "and",
-        "then",
-        "near",
-        "under",
-    ]
-    lines = (" ".join(chance.choices(words, k=60)) for _ in range(300))
-    path.write_text("\n".join(json.dumps({"text": f"{n}: {line}."}) for n, line in enumerate(lines)))
-    answer = running.api.post(
-        "/datasets", files={"file": ("corpus.jsonl", path.read_bytes())}, data={"name": "corpus"}
-    )
-    assert answer.status_code == 201, answer.text
-    documents = answer.json()["id"]
+    documents = corpus.bring_in(running)
     tokenizer = running.succeed("tokenizer", preset="tiny", inputs={"documents": documents})
     return {"documents": documents, "tokenizer": running.output(tokenizer, "tokenizer")}
 
