@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from core_ml import parquet
 from core_ml.crawl.page import Failure, Page, Reading, page_id
 from core_ml.errors import UserError
 
@@ -95,25 +96,24 @@ def n_row_groups(path: Path) -> int:
 
 def read_parquet(path: Path, name: str, field: str, groups: tuple[int, int]) -> Iterator[Page | Failure]:
     """The documents of some row groups, a batch at a time. Raises UserError when there is no such column."""
-    table = pyarrow.parquet.ParquetFile(path)
+    table = parquet.open_file(path)
     if field not in table.schema_arrow.names:
         have = ", ".join(table.schema_arrow.names[:12])
         raise UserError(f"{name} has no column {field!r}: it has {have}", field="text_field")
     number = sum(table.metadata.row_group(group).num_rows for group in range(groups[0]))
     for group in range(*groups):
         try:
-            for batch in table.iter_batches(256, row_groups=[group]):
-                for document in batch.to_pylist():
-                    number += 1
-                    if isinstance(document[field], str):
-                        yield page(document, field, name, number)
-                    else:
-                        yield Failure(
-                            page_id(name, number),
-                            address(name, number),
-                            "malformed_line",
-                            f"row {number:,} of {name}",
-                        )
+            for document in parquet.rows(table, groups=[group]):
+                number += 1
+                if isinstance(document[field], str):
+                    yield page(document, field, name, number)
+                else:
+                    yield Failure(
+                        page_id(name, number),
+                        address(name, number),
+                        "malformed_line",
+                        f"row {number:,} of {name}",
+                    )
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
                 f"{name} is damaged in row group {group} ({str(error).splitlines()[0]})", field="path"

@@ -7,6 +7,8 @@ that each dropped page has one kept page that it resembles, and a similarity tha
 """
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +19,45 @@ SHINGLE = 5
 SEED = 1
 MAX_COMPARED = 64
 """Kept pages of one bucket that a page is compared with, so that a bucket of boilerplate stays cheap."""
+HASHED_TOGETHER = 100_000
+"""Sequences in one call: a call for each document costs more than its hashes, and each takes 100 bytes."""
 _WORD = re.compile(r"\w+")
 Signatures = NDArray[np.uint32]
 
 
-def shingles(text: str) -> list[str]:
+def shingles(text: str) -> Iterator[str]:
     """All sequences of five words, in lower case and without punctuation; a shorter text is one sequence."""
-    words = _WORD.findall(text.lower())
-    return [" ".join(words[start : start + SHINGLE]) for start in range(max(len(words) - SHINGLE + 1, 1))]
+    words = (match[0] for match in _WORD.finditer(text.lower()))
+    window = list(islice(words, SHINGLE))
+    yield " ".join(window)
+    for word in words:
+        window = [*window[1:], word]
+        yield " ".join(window)
 
 
 def signatures(texts: list[str]) -> Signatures:
-    """(len(texts), 112) hashes. Documents are hashed together, since one call for each costs more than its hashes."""
-    if not texts:
-        return np.zeros((0, BUCKETS * HASHES), dtype=np.uint32)
-    rows = RMinHash.digest_matrix_from_token_sets(
-        [shingles(text) for text in texts], BUCKETS * HASHES, SEED
-    ).to_rows()
-    return np.array(rows, dtype=np.uint32)
+    """(len(texts), 112) hashes: of each the least over a document's sequences, so a long one may be hashed in parts."""
+    signed = np.full((len(texts), BUCKETS * HASHES), np.iinfo(np.uint32).max, dtype=np.uint32)
+    parts: list[list[str]] = []
+    numbers: list[int] = []
+    n = 0
+    for number, text in enumerate(texts):
+        rest = shingles(text)
+        while part := list(islice(rest, HASHED_TOGETHER - n)):
+            parts.append(part)
+            numbers.append(number)
+            n += len(part)
+            if n == HASHED_TOGETHER:
+                _sign(signed, numbers, parts)
+                parts, numbers, n = [], [], 0
+    _sign(signed, numbers, parts)
+    return signed
+
+
+def _sign(signed: Signatures, numbers: list[int], parts: list[list[str]]) -> None:
+    if parts:
+        rows = RMinHash.digest_matrix_from_token_sets(parts, BUCKETS * HASHES, SEED).to_rows()
+        np.minimum.at(signed, numbers, np.array(rows, dtype=np.uint32))
 
 
 def cluster(signed: Signatures, max_similarity: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

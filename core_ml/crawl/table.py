@@ -8,6 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core_ml import parquet
 from core_ml.crawl.rules import MEASURES
 
 SHOWN_CHARS = 2000
@@ -81,8 +82,7 @@ def n_rows(path: Path) -> int:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(path).iter_batches(500):
-        yield from batch.to_pylist()
+    return parquet.rows(parquet.open_file(path))
 
 
 def read_columns(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:

@@ -55,9 +55,11 @@ def read_exam(folder: artifact.Folder, n_per_task: int) -> Exam:
         prompt, answer, verifier = (str(row[name] or "") for name in ("prompt", "answer", "verifier"))
         check(verifier, prompt)
         task = str(row["metadata"].get("task") or "problems")
-        by_task.setdefault(task, []).append(Problem(task, prompt, answer, verifier))
+        problems = by_task.setdefault(task, [])
+        if len(problems) < N_SHOTS + n_per_task:
+            problems.append(Problem(task, prompt, answer, verifier))
     shots = {task: problems[:N_SHOTS] for task, problems in by_task.items()}
-    asked = [problem for problems in by_task.values() for problem in problems[N_SHOTS : N_SHOTS + n_per_task]]
+    asked = [problem for problems in by_task.values() for problem in problems[N_SHOTS:]]
     if not asked:
         raise UserError(
             f"{folder.manifest.name} has at most {N_SHOTS} problems of a task, and these serve as examples: "

@@ -206,34 +206,34 @@ def _publish(
     """One row for each model and problem, the answers of all modes side by side."""
     from core_ml.tasks.rows import write_rows
 
-    rows = []
-    for candidate in candidates:
-        for place, problem in enumerate(exam.problems):
-            answers = {mode: given[place] for mode, given in candidate.answers.items()}
-            rows.append(
-                {
-                    "group_id": f"{candidate.key}-{place:05d}",
-                    "prompt": problem.prompt,
-                    "completions": [answer.text for answer in answers.values()],
-                    "logprobs": [answer.logprobs for answer in answers.values()],
-                    "ended": [answer.ended for answer in answers.values()],
-                    "metadata": {
-                        "model": candidate.name,
-                        "task": problem.task,
-                        "answer": problem.answer,
-                        "modes": list(answers),
-                        "correct": [answer.correct for answer in answers.values()],
-                        "liked": [answer.liked for answer in answers.values()],
-                        "rewards": [answer.reward for answer in answers.values()],
-                    },
-                }
-            )
     output = workspace.create("report", "dataset", form="rollouts")
     try:
-        write_rows(output.path / "rollouts.parquet", "rollouts", rows)
+        write_rows(output.path / "rollouts.parquet", "rollouts", _rows(candidates, exam))
         yield workspace.made("report", output.finish(summary))
     finally:
         output.discard()
+
+
+def _rows(candidates: Sequence["Candidate"], exam: "Exam") -> Iterator[dict[str, Any]]:
+    for candidate in candidates:
+        for place, problem in enumerate(exam.problems):
+            answers = {mode: given[place] for mode, given in candidate.answers.items()}
+            yield {
+                "group_id": f"{candidate.key}-{place:05d}",
+                "prompt": problem.prompt,
+                "completions": [answer.text for answer in answers.values()],
+                "logprobs": [answer.logprobs for answer in answers.values()],
+                "ended": [answer.ended for answer in answers.values()],
+                "metadata": {
+                    "model": candidate.name,
+                    "task": problem.task,
+                    "answer": problem.answer,
+                    "modes": list(answers),
+                    "correct": [answer.correct for answer in answers.values()],
+                    "liked": [answer.liked for answer in answers.values()],
+                    "rewards": [answer.reward for answer in answers.values()],
+                },
+            }
 
 
 def cost(config: EvaluateConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:

@@ -66,7 +66,10 @@ def run(config: RolloutsConfig, workspace: Workspace) -> Iterator[Event]:
         rows = yield from _sample(config, model, tokenizer, part, number)
         _write_chunk(chunks / f"{number:06d}.parquet", rows)
         n_done = number * CHUNK + len(part)
-        yield Metric(n_done, _measures(rows))
+        tally = _Tally()
+        for row in rows:
+            tally.add(row)
+        yield Metric(n_done, tally.measures())
         yield Sample(n_done, rows[0]["prompt"], rows[0]["completions"][0], {"ended": rows[0]["ended"][0]})
         yield Progress(n_done, len(prompts), "prompts", "sampling")
     yield from _publish(config, workspace, [chunks / f"{number:06d}.parquet" for number in range(n_chunks)])
@@ -133,58 +136,72 @@ def _write_chunk(path: Path, rows: list[dict[str, Any]]) -> None:
         hidden.unlink(missing_ok=True)
 
 
-def _measures(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over answers: tokens, share ended, share of distinct answers in a group, log-probability of a token."""
-    answers = [logprobs for row in rows for logprobs in row["logprobs"]]
-    n_tokens = sum(map(len, answers))
-    distinct = [len(set(row["completions"])) / len(row["completions"]) for row in rows]
-    return {
-        "mean_tokens": n_tokens / len(answers),
-        "ended": sum(sum(row["ended"]) for row in rows) / len(answers),
-        "distinct": sum(distinct) / len(distinct),
-        "mean_logprob": sum(map(sum, answers)) / max(1, n_tokens),
-    }
+class _Tally:
+    """What is told of answers, counted row by row."""
 
+    def __init__(self) -> None:
+        self.n_rows = self.n_answers = self.n_tokens = self.n_ended = self.n_judged = 0
+        self.distinct = self.logprob = 0.0
+        self.judged = dict.fromkeys(("correct", "complete", "short", "liked"), 0)
 
-def _preference(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How the stated preference judges the answers to prompts of our tasks; empty when there are none."""
-    from core_ml.tasks import judge, solve
+    def add(self, row: dict[str, Any]) -> None:
+        self.n_rows += 1
+        self.n_answers += len(row["logprobs"])
+        self.n_tokens += sum(map(len, row["logprobs"]))
+        self.n_ended += sum(row["ended"])
+        self.distinct += len(set(row["completions"])) / len(row["completions"])
+        for logprobs in row["logprobs"]:
+            self.logprob += sum(logprobs)
 
-    judged = [
-        judge(row["prompt"], text, ended)
-        for row in rows
-        if solve(row["prompt"]) is not None
-        for text, ended in zip(row["completions"], row["ended"], strict=True)
-    ]
-    names = ("correct", "complete", "short", "liked")
-    return {name: sum(getattr(j, name) for j in judged) / len(judged) for name in names} if judged else {}
+    def judge(self, row: dict[str, Any]) -> None:
+        """Count what the stated preference says of the answers, where the prompt is one of our tasks."""
+        from core_ml.tasks import judge, solve
+
+        if solve(row["prompt"]) is not None:
+            for text, ended in zip(row["completions"], row["ended"], strict=True):
+                verdict = judge(row["prompt"], text, ended)
+                self.n_judged += 1
+                for name in self.judged:
+                    self.judged[name] += getattr(verdict, name)
+
+    def measures(self) -> dict[str, float]:
+        """Means over answers: tokens, share ended, share of distinct answers in a group, log-probability of a token."""
+        return {
+            "mean_tokens": self.n_tokens / self.n_answers,
+            "ended": self.n_ended / self.n_answers,
+            "distinct": self.distinct / self.n_rows,
+            "mean_logprob": self.logprob / max(1, self.n_tokens),
+        }
+
+    def preference(self) -> dict[str, float]:
+        """Shares of the answers that were judged; empty when there are none."""
+        return {name: n / self.n_judged for name, n in self.judged.items()} if self.n_judged else {}
 
 
 def _publish(config: RolloutsConfig, workspace: Workspace, chunks: list[Path]) -> Iterator[Event]:
-    import pyarrow.parquet as pq
-
+    from core_ml import parquet
     from core_ml.tasks.rows import RowWriter, as_dict
 
     output = workspace.create("rollouts", "dataset", form="rollouts")
+    tally = _Tally()
     try:
         file = RowWriter(output.path / "rollouts.parquet", "rollouts")
-        seen: list[dict[str, Any]] = []
         try:
             for path in chunks:
-                rows = [
-                    {**row, "metadata": as_dict(row["metadata"])} for row in pq.read_table(path).to_pylist()
-                ]
+                with parquet.open_file(path) as chunk:
+                    rows = [{**row, "metadata": as_dict(row["metadata"])} for row in parquet.rows(chunk)]
                 file.write(rows)
-                seen += rows
+                for row in rows:
+                    tally.add(row)
+                    tally.judge(row)
         finally:
             file.close()
-        judged = _preference(seen)
-        n_completions = len(seen) * config.n_completions
+        judged = tally.preference()
         values = {
-            "n_rows": len(seen),
-            "n_completions": n_completions,
+            "n_rows": tally.n_rows,
+            "n_completions": tally.n_answers,
             "completions_per_prompt": config.n_completions,
-            **_measures(seen),
+            **tally.measures(),
             **judged,
         }
         yield workspace.made("rollouts", output.finish(values))
@@ -194,13 +211,13 @@ def _publish(config: RolloutsConfig, workspace: Workspace, chunks: list[Path]) -
         table = [[name, round(value, 3)] for name, value in judged.items()]
         yield Figure(
             "stated_preference",
-            len(seen),
+            tally.n_rows,
             "What the stated preference says of these answers",
             {"columns": ["criterion", "share"], "rows": table},
             f"{judged['liked']:.0%} of the answers are correct, complete and short.",
         )
     finding = (
-        f"{n_completions:,} answers to {len(seen):,} prompts; {values['ended']:.0%} ended by themselves."
+        f"{tally.n_answers:,} answers to {tally.n_rows:,} prompts; {values['ended']:.0%} ended by themselves."
     )
     yield Summary({**values, "findings": [finding]})
 

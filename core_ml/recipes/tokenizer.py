@@ -1,5 +1,6 @@
 """Learns a vocabulary: byte-level BPE with the special tokens of the chat protocol."""
 
+import re
 import threading
 from collections.abc import Generator, Iterator
 from itertools import islice
@@ -16,6 +17,7 @@ HELD_OUT_EVERY = 50  # one text in so many is measured and not learned from
 HELD_OUT_BYTES = 2_000_000
 STOP_WITHIN = 1.5  # seconds
 BYTES_PER_SECOND = 3e6
+WORD = re.compile(r"\S+")
 
 
 class TokenizerConfig(RecipeConfig):
@@ -84,17 +86,25 @@ def run(config: TokenizerConfig, workspace: Workspace) -> Iterator[Event]:
     tokenizer = yield from _train(corpus, config.vocab_size)
     if corpus.n_bytes == 0:
         raise UserError("the inputs hold no text: choose a dataset that has some", field="documents")
-    texts = corpus.held_out or list(_first(corpus, 20))
     yield Progress(1, 2, "phases", "measuring")
     n_bytes = n_tokens = n_words = 0
     lengths: dict[int, int] = {}
-    for ids in tokenizer.encode_batch(texts):
+    openings: list[str] = []
+
+    def measured() -> Iterator[tuple[None, str]]:
+        nonlocal n_words
+        for text in corpus.held_out or _first(corpus, 20):
+            n_words += sum(1 for _ in WORD.finditer(text))
+            if len(openings) < 4:
+                openings.append(text[:200])
+            yield None, text
+
+    for _, ids in tokenizer.encode_pieces(measured()):
         n_tokens += len(ids)
         for id in ids:
             size = len(tokenizer.token_bytes[id])
             n_bytes += size
             lengths[size] = lengths.get(size, 0) + 1
-    n_words = sum(len(text.split()) for text in texts)
     bytes_per_token = n_bytes / max(1, n_tokens)
     summary: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
@@ -107,9 +117,9 @@ def run(config: TokenizerConfig, workspace: Workspace) -> Iterator[Event]:
     }
     yield _longest(tokenizer)
     yield _histogram(lengths, bytes_per_token)
-    for text in texts[:4]:
-        pieces = [tokenizer.decode([id]) for id in tokenizer.encode(text[:200])]
-        yield Sample(0, text[:200], " · ".join(pieces))
+    for opening in openings:
+        pieces = [tokenizer.decode([id]) for id in tokenizer.encode(opening)]
+        yield Sample(0, opening, " · ".join(pieces))
     writer = workspace.create("tokenizer", "tokenizer")
     tokenizer.save(writer.path)
     yield workspace.made("tokenizer", writer.finish(summary))

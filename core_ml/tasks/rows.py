@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core_ml import artifact
+from core_ml import artifact, parquet
 from core_ml.errors import UserError
 
+ROWS_IN_GROUP = 16_384
 _METADATA = ("metadata", pa.string())
 SCHEMAS = {
     "conversations": pa.schema(
@@ -68,10 +70,14 @@ class RowWriter:
 
 
 def write_rows(path: Path, form: str, rows: Iterable[dict[str, Any]]) -> int:
-    """Write one whole file; returns the number of its rows."""
+    """Write one whole file, a row group at a time; returns the number of its rows."""
     writer = RowWriter(path, form)
+    rows = iter(rows)
     try:
-        writer.write(rows)
+        # An empty file has one empty group too.
+        writer.write(islice(rows, ROWS_IN_GROUP))
+        while group := list(islice(rows, ROWS_IN_GROUP)):
+            writer.write(group)
     finally:
         writer.close()
     return writer.n_rows
@@ -97,7 +103,7 @@ def read_rows(folder: artifact.Folder, columns: Iterable[str], *, input: str) ->
 
 def _read_file(path: Path, columns: list[str], name: str, input: str) -> Iterator[dict[str, Any]]:
     try:
-        file = pq.ParquetFile(path)
+        file = parquet.open_file(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name} is damaged: {path.name} is not Parquet ({error})", field=input) from error
     missing = [column for column in columns if column not in file.schema_arrow.names]
@@ -107,8 +113,7 @@ def _read_file(path: Path, columns: list[str], name: str, input: str) -> Iterato
             field=input,
         )
     wanted = [column for column in (*columns, "metadata") if column in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=4096, columns=list(dict.fromkeys(wanted))):
-        yield from batch.to_pylist()
+    yield from parquet.rows(file, list(dict.fromkeys(wanted)))
 
 
 def as_dict(metadata: Any) -> dict[str, Any]:

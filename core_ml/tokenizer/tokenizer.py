@@ -6,10 +6,11 @@ then learn sums), and text never becomes a special token: only `prompt` and `con
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -24,6 +25,13 @@ MIN_VOCAB_SIZE = len(SPECIALS) + 256
 MAX_FILE_BYTES = 64 << 20
 # A word is letters with at most one sign before them, one digit, signs with at most one space, or white space.
 WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+# Whatever stands around it, no such word goes on across white space that follows something else, or beside a digit.
+# ASCII only, so that it is no matter which edition of Unicode the library follows.
+BORDER = re.compile(r"(?<=\S)(?=[ \t\n\r])|(?=[0-9])|(?<=[0-9])")
+PIECE_CHARS = 1 << 14
+BATCH_CHARS = 1 << 19
+"""The library keeps some 100 bytes for each token of what it is given at once."""
+Key = TypeVar("Key")
 
 
 class Message(TypedDict):
@@ -65,12 +73,7 @@ class Tokenizer:
                 field="vocab_size",
             )
         inner = tokenizers.Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(WORD), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        inner.pre_tokenizer = _pre_tokenizer()
         inner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -78,7 +81,8 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        inner.train_from_iterator((_valid(text) for text in texts), trainer)
+        # In pieces: the library takes 256 texts at once, and of a word only its number of times matters.
+        inner.train_from_iterator((piece for text in texts for piece in cut(_valid(text))), trainer)
         return cls(inner)
 
     @classmethod
@@ -118,12 +122,45 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, none of them special, whatever the text says."""
-        return self.inner.encode(_valid(text), add_special_tokens=False).ids
+        pieces = self.pieces(text)
+        return [id for piece in pieces for id in self.inner.encode(piece, add_special_tokens=False).ids]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode` for many texts, on all cores."""
-        encoded = self.inner.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+    def encode_pieces(self, texts: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, list[int]]]:
+        """As `encode` for a stream of texts, on all cores: each text's key with its ids, piece by piece in order.
+
+        Memory depends neither on the number of texts nor on how long one is. A text has one piece at least.
+        """
+        keys: list[Key] = []
+        batch: list[str] = []
+        n_chars = 0
+        for key, text in texts:
+            for piece in self.pieces(text):
+                keys.append(key)
+                batch.append(piece)
+                n_chars += len(piece)
+                if n_chars >= BATCH_CHARS:
+                    yield from zip(keys, self._encode_batch(batch), strict=True)
+                    keys, batch, n_chars = [], [], 0
+        yield from zip(keys, self._encode_batch(batch), strict=True)
+
+    def _encode_batch(self, pieces: list[str]) -> Iterator[list[int]]:
+        encoded = self.inner.encode_batch_fast(pieces, add_special_tokens=False)
+        return (encoding.ids for encoding in encoded)
+
+    def pieces(self, text: str) -> Iterable[str]:
+        """The text cut so that the tokens of its pieces, one after the other, are those of the whole."""
+        return cut(_valid(text)) if self._has_our_words else [_valid(text)]
+
+    @cached_property
+    def _has_our_words(self) -> bool:
+        """False for a tokenizer from elsewhere whose words may go on where ours end."""
+        ours = tokenizers.Tokenizer(models.BPE())
+        ours.pre_tokenizer = _pre_tokenizer()
+        parts = ("normalizer", "pre_tokenizer", "truncation", "padding")
+        wanted, found = (json.loads(inner.to_str()) for inner in (ours, self.inner))
+        return all(found[part] == wanted[part] for part in parts) and all(
+            token["special"] for token in found["added_tokens"]
+        )
 
     def name(self, id: int) -> str:
         """The token as the vocabulary writes it, with stand-ins for bytes that cannot be printed."""
@@ -176,6 +213,24 @@ class Tokenizer:
                 f"a message has the role {role!r}: it must be one of {', '.join(ROLES)}", field="messages"
             )
         return [self.start_id, *self.encode(role), self.sep_id]
+
+
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def cut(text: str) -> Iterator[str]:
+    """Pieces of `PIECE_CHARS` and what it takes to the next border of words; a word is never cut."""
+    begin = 0
+    while len(text) - begin > PIECE_CHARS and (border := BORDER.search(text, begin + PIECE_CHARS)):
+        yield text[begin : border.start()]
+        begin = border.start()
+    yield text[begin:]
 
 
 def _valid(text: str) -> str:

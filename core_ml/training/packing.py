@@ -5,15 +5,17 @@ documents begin; each document follows a `<|bos|>`. Shards are mapped into memor
 """
 
 import json
+from array import array
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core_ml import parquet
 from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
 from core_ml.events import Event, Progress
@@ -22,7 +24,8 @@ from core_ml.training import split
 
 INDEX = "index.json"
 SHARD_TOKENS = 1 << 26
-BATCH_ROWS = 64
+BUFFER_BYTES = 1 << 20
+PIECES = 64  # encoded between two looks at whether the run is to stop
 
 
 def pack(files: list[Path], tokenizer: Tokenizer, folder: Path, val_share: float) -> Iterator[Event]:
@@ -36,17 +39,25 @@ def pack(files: list[Path], tokenizer: Tokenizer, folder: Path, val_share: float
     n_documents = check(files)
     chosen = split.choose(((url, id, len(text.encode())) for url, id, text in rows(files)), val_share)
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    writers = {name: _ShardWriter(folder, name, dtype) for name in ("train", "val")}
+
+    def texts() -> Iterator[tuple[tuple[int, str, int], str]]:
+        for number, (url, id, text) in enumerate(rows(files), 1):
+            side = "val" if chosen.is_validation(url, id) else "train"
+            yield (number, side, len(text.encode())), text
+
     done = 0
-    documents = rows(files)
-    while batch := list(islice(documents, BATCH_ROWS)):
-        encoded = tokenizer.encode_batch([text for _, _, text in batch])
-        for (url, id, text), ids in zip(batch, encoded, strict=True):
-            name = "val" if chosen.is_validation(url, id) else "train"
-            writers[name].add([tokenizer.bos_id, *ids], len(text.encode()))
-        done += len(batch)
+    with _ShardWriter(folder, "train", dtype) as train, _ShardWriter(folder, "val", dtype) as val:
+        writers = {"train": train, "val": val}
+        pieces = tokenizer.encode_pieces(texts())
+        for count, ((number, side, n_bytes), ids) in enumerate(pieces):
+            if number > done:
+                writers[side].begin(tokenizer.bos_id, n_bytes)
+                done = number
+            writers[side].add(ids)
+            if count % PIECES == 0:
+                yield Progress(done - 1, n_documents, "documents", "packing tokens")
         yield Progress(done, n_documents, "documents", "packing tokens")
-    index = {name: writer.finish() for name, writer in writers.items()}
+        index = {name: writer.finish() for name, writer in writers.items()}
     for name, wanted in (("train", "training"), ("val", "validation")):
         if index[name]["n_documents"] == 0:
             raise UserError(
@@ -76,45 +87,62 @@ def check(files: list[Path]) -> int:
 
 def rows(files: list[Path]) -> Iterator[tuple[str, str, str]]:
     """(url, id, text) of every document that has text, a few in memory; one without an id is named by its place."""
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            columns = [name for name in ("url", "id", "text") if name in parquet.schema_arrow.names]
-            number = 0
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    if row["text"]:
-                        yield row.get("url") or "", row.get("id") or f"{file.name}:{number}", row["text"]
+    for path in files:
+        with parquet.open_file(path) as file:
+            columns = [name for name in ("url", "id", "text") if name in file.schema_arrow.names]
+            for number, row in enumerate(parquet.rows(file, columns), 1):
+                if row["text"]:
+                    yield row.get("url") or "", row.get("id") or f"{path.name}:{number}", row["text"]
 
 
 class _ShardWriter:
+    """Appends tokens to one side's shards as they come; a shard ends with a document."""
+
     def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
         self.folder, self.name, self.dtype = folder, name, dtype
         self.shards: list[dict[str, Any]] = []
-        self.buffer: list[np.ndarray] = []
-        self.starts: list[int] = []
+        self.starts = array("Q")
         self.length = self.n_documents = self.n_bytes = 0
+        self._file: BinaryIO | None = None
 
-    def add(self, ids: list[int], n_bytes: int) -> None:
+    def begin(self, bos_id: int, n_bytes: int) -> None:
+        """A document of so many bytes begins."""
+        if self.length >= SHARD_TOKENS:
+            self._end()
         self.starts.append(self.length)
-        self.buffer.append(np.array(ids, dtype=self.dtype))
-        self.length += len(ids)
         self.n_documents += 1
         self.n_bytes += n_bytes
-        if self.length >= SHARD_TOKENS:
-            self._flush()
+        self.add([bos_id])
+
+    def add(self, ids: list[int]) -> None:
+        self._file = self._file or (self.folder / f"{self._shard}.bin").open("wb", buffering=BUFFER_BYTES)
+        self._file.write(np.array(ids, dtype=self.dtype).tobytes())
+        self.length += len(ids)
 
     def finish(self) -> dict[str, Any]:
         if self.length:
-            self._flush()
+            self._end()
         return {"shards": self.shards, "n_documents": self.n_documents, "n_bytes": self.n_bytes}
 
-    def _flush(self) -> None:
-        name = f"{self.name}-{len(self.shards):05d}"
-        np.concatenate(self.buffer).tofile(self.folder / f"{name}.bin")
-        np.array(self.starts, dtype="<u8").tofile(self.folder / f"{name}.idx")
-        self.shards.append({"file": f"{name}.bin", "n_tokens": self.length})
-        self.buffer, self.starts, self.length = [], [], 0
+    @property
+    def _shard(self) -> str:
+        return f"{self.name}-{len(self.shards):05d}"
+
+    def _end(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        np.frombuffer(self.starts, dtype=np.uint64).astype("<u8").tofile(self.folder / f"{self._shard}.idx")
+        self.shards.append({"file": f"{self._shard}.bin", "n_tokens": self.length})
+        self.starts, self.length, self._file = array("Q"), 0, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.close()
 
 
 class Tokens:
@@ -133,14 +161,19 @@ class Tokens:
 
     def spread(self, seq_len: int, n_tokens: int) -> np.ndarray:
         """(n, seq_len + 1) windows, spread evenly over the shards, that hold about `n_tokens` targets."""
-        starts = [
-            (i, at) for i, shard in enumerate(self.shards) for at in range(0, len(shard) - seq_len, seq_len)
-        ]
-        if not starts:
+        windows = [len(range(0, len(shard) - seq_len, seq_len)) for shard in self.shards]
+        n_windows = sum(windows)
+        if not n_windows:
             return np.asarray(self.shards[0][None], dtype=np.int64)
-        wanted = min(len(starts), max(1, n_tokens // seq_len))
-        chosen = [starts[k * len(starts) // wanted] for k in range(wanted)]
-        return np.stack([self.shards[i][at : at + seq_len + 1] for i, at in chosen]).astype(np.int64)
+        wanted = min(n_windows, max(1, n_tokens // seq_len))
+        found = np.empty((wanted, seq_len + 1), dtype=np.int64)
+        begins = np.cumsum([0, *windows])
+        for k in range(wanted):
+            window = k * n_windows // wanted
+            i = int(np.searchsorted(begins, window, side="right")) - 1
+            at = int(window - begins[i]) * seq_len
+            found[k] = self.shards[i][at : at + seq_len + 1]
+        return found
 
 
 class Batches:

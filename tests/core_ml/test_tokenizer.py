@@ -11,9 +11,66 @@ from hypothesis import strategies as st
 from core_ml.errors import UserError
 from core_ml.execute import read_config
 from core_ml.recipes.tokenizer import RECIPE
+from core_ml.tokenizer import tokenizer as module
 from core_ml.tokenizer.inspect import merges_of, tokens
-from core_ml.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIALS, Tokenizer
+from core_ml.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIALS, Tokenizer, _valid
 from tests.core_ml import small
+
+
+def ids_in_stream(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = [[] for _ in texts]
+    for number, more in tokenizer.encode_pieces(enumerate(texts)):
+        ids[number] += more
+    return ids
+
+
+PATTERN = st.text(st.sampled_from("ab é中\u0301\u00a0\u2028\x1c\x85 \n\r\t1٣½.,'-_😀")) | st.text()
+
+
+@given(st.lists(PATTERN, max_size=5), st.integers(1, 7))
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(texts: list[str], size: int) -> None:
+    tokenizer = small.tokenizer()
+    whole = [tokenizer.inner.encode(_valid(text), add_special_tokens=False).ids for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_CHARS", size)
+        patch.setattr(module, "BATCH_CHARS", 3 * size)
+        assert ids_in_stream(tokenizer, texts) == whole
+        assert [tokenizer.encode(text) for text in texts] == whole
+
+
+def test_pieces_of_a_long_text_are_short_and_end_before_white_space_or_beside_a_digit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PIECE_CHARS", 4)
+    assert list(module.cut("")) == [""]
+    assert list(module.cut("abcd")) == ["abcd"]
+    assert list(module.cut("unbroken  of 12345 is")) == ["unbroken", "  of", " 123", "45 is"]
+
+
+def test_a_text_as_long_as_a_corpus_is_encoded_and_learned_from_in_parts_that_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = " ".join(small.SENTENCES * 300)
+    tokenizer = small.tokenizer()
+    given, batch = [], tokenizer._encode_batch
+    monkeypatch.setattr(module, "BATCH_CHARS", 1 << 16)
+    monkeypatch.setattr(tokenizer, "_encode_batch", lambda pieces: given.append(pieces) or batch(pieces))
+    n_ids = sum(len(ids) for _, ids in tokenizer.encode_pieces([(0, text)]))
+    assert len(text) > 6 * module.BATCH_CHARS and n_ids == len(tokenizer.encode(text))
+    assert max(sum(map(len, pieces)) for pieces in given) < module.BATCH_CHARS + 2 * module.PIECE_CHARS
+
+
+def test_a_tokenizer_with_other_words_than_ours_is_given_texts_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(small.tokenizer().inner.to_str())
+    # White space after signs belongs to their word here, as in some large models, so ours is no border of it.
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\p{L}+|[^\p{L}]+"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    monkeypatch.setattr(module, "PIECE_CHARS", 1)
+    other = Tokenizer.load(tmp_path)
+    assert other.pieces("one, two. 3") == ["one, two. 3"]
+    assert list(small.tokenizer().pieces("one, two. 3")) == ["one,", " two.", " ", "3"]
 
 
 @given(st.text())
@@ -26,7 +83,7 @@ def test_any_text_reads_back_as_it_was(text: str) -> None:
 def test_no_text_becomes_a_special_token(text: str) -> None:
     tokenizer = small.tokenizer()
     assert not tokenizer.special_ids.intersection(tokenizer.encode(text))
-    assert not tokenizer.special_ids.intersection(tokenizer.encode_batch([text])[0])
+    assert not tokenizer.special_ids.intersection(ids_in_stream(tokenizer, [text])[0])
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 

@@ -47,10 +47,12 @@ def test_texts_alone_are_documents_enough(tmp_path: Path) -> None:
     assert sum(sides) == 3 and min(sides) > 0
 
 
-def test_large_vocabularies_take_four_bytes_a_token() -> None:
-    writer = packing._ShardWriter(Path(), "x", np.dtype("<u4"))
-    writer.add([70_000, 1], 2)
-    assert writer.buffer[0].tolist() == [70_000, 1]
+def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
+    with packing._ShardWriter(tmp_path, "x", np.dtype("<u4")) as writer:
+        writer.begin(70_000, 2)
+        writer.add([1])
+        assert writer.finish()["shards"] == [{"file": "x-00000.bin", "n_tokens": 2}]
+    assert np.fromfile(tmp_path / "x-00000.bin", dtype="<u4").tolist() == [70_000, 1]
 
 
 def test_shards_are_cut_between_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

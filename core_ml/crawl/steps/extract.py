@@ -13,7 +13,8 @@ from core_ml.crawl.rules import Decision, decide
 from core_ml.events import Event, Log, Progress
 from core_ml.workspace import Workspace
 
-SIGNED_TOGETHER = 500
+SIGNED_CHARS = 1_000_000
+"""Texts of so many characters are signed together; a longer one alone."""
 
 
 def shards(config: CrawlConfig, workspace: Workspace) -> list[str]:
@@ -34,6 +35,7 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
     began, funnel, reading = time.monotonic(), Funnel(), Reading()
     n_pages, html_bytes, text_bytes = 0, 0, 0
     texts: list[str] = []
+    n_chars = 0
     signed: list[minhash.Signatures] = []
     with Table(folder / "rows.parquet", ROWS) as table:
         for page in sources.read(piece, config, workspace, reading):
@@ -45,12 +47,14 @@ def run_shard(shard: str, config: CrawlConfig, workspace: Workspace) -> Iterator
                 text_bytes += len((row["text"] or "").encode())
             if row["kept"]:
                 texts.append(row["text"])
+                n_chars += len(row["text"])
             else:
                 row["text"] = (row["text"] or "")[:2000]
             table.write(row)
-            if len(texts) == SIGNED_TOGETHER and config.max_similarity is not None:
-                signed.append(minhash.signatures(texts))
-                texts = []
+            if n_chars >= SIGNED_CHARS:
+                if config.max_similarity is not None:
+                    signed.append(minhash.signatures(texts))
+                texts, n_chars = [], 0
             if n_pages % 10 == 0:
                 yield Progress(n_pages, None, "pages", f"reading {piece.path}")
     if config.max_similarity is not None:
