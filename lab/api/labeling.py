@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
-from ninja import Router, Schema, Status
+from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from lab.api.auth import labeler
@@ -16,9 +16,14 @@ from lab.errors import FieldError, Invalid
 from lab.models import FLAGS, Group, Project
 from lab.queries import artifacts as artifact_queries
 from lab.queries import labeling as queries
+from lab.queries import orders as order_queries
 from lab.services import labeling as services
 
 router = Router(tags=["labelling"])
+ModelId = Annotated[
+    str | None,
+    Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="Id of a reward model; else the newest."),
+]
 Index = Annotated[int, Field(ge=0, le=10_000)]
 
 
@@ -125,6 +130,29 @@ class AgreementWhole(AgreementOut):
     disputes: list[DisputeOut]
 
 
+class OrdersOut(Schema):
+    """A held-out group as the labelers order it and as a reward model does."""
+
+    task: int
+    prompt: str
+    completions: list[str]
+    scores: list[float] = Field(description="By answer; 0 is the mean of the ranked answers, 1 their spread.")
+    labelers_order: list[list[int]] = Field(
+        description="All rankings as one, best first; who was not placed is not named."
+    )
+    model_order: list[list[int]]
+    pairs: int
+    agree: int = Field(description="Of the pairs in the labelers' order, those that the model orders alike.")
+    rankings: int
+    simulated: int = Field(description="Of the rankings, those by a program that plays a labeler.")
+
+
+class OrdersPage(Page[OrdersOut]):
+    model: str | None = Field(
+        description="Id of the reward model; none when no model learned from this project."
+    )
+
+
 def _project(id: int) -> Project:
     return get_object_or_404(queries.visible(), pk=id)
 
@@ -202,6 +230,28 @@ def delete_project(request: HttpRequest, id: Number) -> Status:
 def project_agreement(request: HttpRequest, id: Number) -> dict[str, Any]:
     """How often two labelers put two answers in the same order, with an interval, and where they differ."""
     return queries.agreement(_project(id))
+
+
+@router.get("/projects/{id}/orders", response=answers(OrdersPage))
+def project_orders(
+    request: HttpRequest,
+    id: Number,
+    model: ModelId = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> dict[str, Any]:
+    """Held-out groups in the order of the labelers and in that of a reward model, the worst disagreement first."""
+    project = _project(id)
+    taught = order_queries.reward_models(project)
+    chosen = taught.filter(pk=model).first() if model else taught.first()
+    if model and chosen is None:
+        raise Invalid([FieldError("model", f"{model!r} is no reward model that learned from this project")])
+    found = order_queries.of(project, chosen, offset=offset, limit=limit) if chosen else None
+    return {
+        "model": chosen.pk if chosen else None,
+        "items": found.items if found else [],
+        "count": found.count if found else 0,
+    }
 
 
 @router.get("/projects/{id}/export", response=answers(None))

@@ -12,8 +12,9 @@ from django.views.decorators.http import require_POST
 
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import FLAGS, Artifact, Project, Ranking, Run
+from lab.pages.orders import duel
 from lab.pages.ranking import label, label_project
-from lab.queries import artifacts
+from lab.queries import artifacts, orders
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -69,7 +70,7 @@ def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
     rankings = list(Ranking.objects.filter(group__project=project).select_related("labeler", "group"))
     agreement = queries.agreement(project)
     done = queries.progress(project)
-    exports = [one for one in artifacts.visible("dataset").filter(form="rankings") if _is_of(one, project)]
+    exports = list(orders.exports(project))
     context = {
         "section": "labeling",
         "stage": "aligned",
@@ -88,6 +89,7 @@ def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
         "n_responses": sum(len(one.group.completions) for one in rankings),
         "exports": exports[:6],
         "reward_models": _reward_models(exports),
+        "duel": duel(request, project),
     }
     return render(request, "labeling/project.html", context)
 
@@ -97,11 +99,6 @@ def _get(id: int) -> Project:
     if project is None:
         raise Http404
     return project
-
-
-def _is_of(artifact: Artifact, project: Project) -> bool:
-    origin = artifact.manifest.get("origin", {})
-    return origin.get("recipe") == "labeling" and origin.get("config", {}).get("project") == project.pk
 
 
 def _median_seconds(rankings: list[Ranking]) -> float | None:

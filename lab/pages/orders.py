@@ -1,0 +1,95 @@
+"""One prompt, two orders: the labelers' white stones, the reward model's black ones, and lines between them."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest
+
+from core_ml.errors import UserError
+from lab.models import Artifact, Project
+from lab.queries import orders
+
+TOP, STEP, LEFT, RIGHT, BEND = 46, 44, 46, 190, 62
+"""Of the drawing in pixels: the first stones, the way to the next, both columns, and how far lines go straight."""
+FAR = 2
+"""Places by which an answer moves before its line is drawn as wrong."""
+
+
+def duel(request: HttpRequest, project: Project) -> dict[str, Any] | None:
+    """What templates/labeling/orders.html draws, for the model and the group of the address; None without a model."""
+    models = list(orders.reward_models(project)[:6])
+    if not models:
+        return None
+    model = next((one for one in models if one.pk == request.GET.get("model")), models[0])
+    found = {"models": [(one, _address(one, 1)) for one in models] if len(models) > 1 else [], "model": model}
+    wanted = request.GET.get("group", "")
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 6 else 1
+    try:
+        some = orders.of(project, model, offset=max(1, number) - 1)
+        if not some.items and some.count:
+            number = some.count
+            some = orders.of(project, model, offset=number - 1)
+    except UserError as error:
+        return found | {"problem": error.message}
+    if not some.items:
+        return found
+    number, item = max(1, number), some.items[0]
+    return found | {
+        "item": item,
+        "number": number,
+        "count": some.count,
+        "earlier": _address(model, number - 1) if number > 1 else "",
+        "later": _address(model, number + 1) if number < some.count else "",
+        "only_simulated": item["simulated"] == item["rankings"],
+        "answers": _answers(item),
+        "surprise": _surprise(item),
+        "drawn": draw(item),
+    }
+
+
+def _address(model: Artifact, number: int) -> str:
+    return f"?{urlencode({'model': model.pk, 'group': number})}#orders"
+
+
+def _answers(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """In the labelers' order, what they did not place last."""
+    by_people, by_model = orders.places(item["labelers_order"]), orders.places(item["model_order"])
+    last = len(item["completions"]) + 1
+    found = [
+        {"text": text, "score": item["scores"][i], "people": by_people.get(i), "model": by_model[i]}
+        for i, text in enumerate(item["completions"])
+    ]
+    return sorted(found, key=lambda one: (one["people"] or last, one["model"]))
+
+
+def _surprise(item: dict[str, Any]) -> tuple[int, int] | None:
+    """The places at labelers and at the model of the answer that they place most differently."""
+    by_people, by_model = orders.places(item["labelers_order"]), orders.places(item["model_order"])
+    apart = max(by_people, key=lambda i: abs(by_people[i] - by_model[i]))
+    found = by_people[apart], by_model[apart]
+    return found if abs(found[0] - found[1]) >= FAR else None
+
+
+def draw(item: dict[str, Any]) -> dict[str, Any]:
+    """Coordinates of stones and lines. Two lines cross exactly where the model turns a pair of the labelers around."""
+    by_people, by_model = orders.places(item["labelers_order"]), orders.places(item["model_order"])
+    # Those who share a place stand as the other side orders them, so that ties cross nothing.
+    left = sorted(by_people, key=lambda i: (by_people[i], by_model[i], i))
+    right = sorted(by_model, key=lambda i: (by_model[i], left.index(i) if i in by_people else len(by_model)))
+    y_left = {i: TOP + STEP * row for row, i in enumerate(left)}
+    y_right = {i: TOP + STEP * row for row, i in enumerate(right)}
+    far = {i: abs(by_people[i] - by_model[i]) for i in left}
+    return {
+        "height": TOP + STEP * (len(right) - 1) + 22,
+        "left": LEFT,
+        "right": RIGHT,
+        "people": [{"y": y_left[i], "place": by_people[i]} for i in left],
+        "model": [{"y": y_right[i], "place": by_model[i], "score": item["scores"][i]} for i in right],
+        "lines": [
+            {
+                "path": f"M{LEFT} {y_left[i]}C{LEFT + BEND} {y_left[i]} {RIGHT - BEND} {y_right[i]} {RIGHT} {y_right[i]}",
+                "look": "far" if far[i] >= FAR else "near" if far[i] else "same",
+            }
+            for i in left
+        ],
+    }
