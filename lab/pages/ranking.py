@@ -70,7 +70,7 @@ def _task(group: Group, project: Project, account: Any) -> dict[str, Any]:
 
 
 def _without_script(request: Any, project: Project) -> HttpResponse:
-    """The plain form: a place for each answer, equal places tied."""
+    """The plain form: a place for each answer, equal places tied; one button hands all in as bad."""
     do = request.POST.get("do", "hand")
     try:
         if do == "undo":
@@ -82,8 +82,8 @@ def _without_script(request: Any, project: Project) -> HttpResponse:
             if do == "skip":
                 services.skip(group, request.user)
             else:
-                order, flags = _read(request, group)
-                services.hand_in(group, request.user, order, "all_bad" in request.POST, flags)
+                order, flags = _read(request, group, all_bad=do == "bad")
+                services.hand_in(group, request.user, order, do == "bad", flags)
     except Invalid as error:
         messages.error(request, error.errors[0].message)
     except Conflict as error:
@@ -91,13 +91,12 @@ def _without_script(request: Any, project: Project) -> HttpResponse:
     return redirect("label_project", project.pk)
 
 
-def _read(request: Any, group: Group) -> tuple[list[list[int]], dict[str, list[str]]]:
+def _read(request: Any, group: Group, all_bad: bool) -> tuple[list[list[int]], dict[str, list[str]]]:
     tied: dict[int, list[int]] = {}
     flags: dict[str, list[str]] = {}
     for i in range(len(group.completions)):
-        place = _int(request.POST.get(f"place-{i}"))
-        if place or "all_bad" in request.POST:
-            tied.setdefault(place if "all_bad" not in request.POST else 1, []).append(i)
+        if place := 1 if all_bad else _int(request.POST.get(f"place-{i}")):
+            tied.setdefault(place, []).append(i)
         if chosen := request.POST.getlist(f"flags-{i}"):
             flags[str(i)] = chosen
     return [tied[place] for place in sorted(tied)], flags

@@ -87,11 +87,36 @@ def test_a_group_is_ranked_without_script(browser, project):
     assert (ranking.order, ranking.flags) == ([[1], [0, 2], [3]], {"3": ["nonsense"]})
     labeler.post(f"/label/{project.pk}", {"do": "undo"})
     assert not Ranking.objects.exists()
-    labeler.post(f"/label/{project.pk}", {"group": group, "do": "hand", "all_bad": "on"})
+    # The button alone: places that were given beside it do not matter.
+    labeler.post(f"/label/{project.pk}", {"group": group, "do": "bad", "place-0": "2", "flags-1": ["untrue"]})
+    assert Ranking.objects.get().flags == {"1": ["untrue"]}
     assert (Ranking.objects.get().all_bad, Ranking.objects.get().order) == (True, [[0, 1, 2, 3]])
 
 
-@pytest.mark.parametrize("form", [{"place-0": "1"}, {"group": "999999"}, {"group": "abc"}, {"do": "undo"}])
+def test_every_button_of_the_plain_form_is_sent_with_it(browser, account, project):
+    labeler = browser("labeler", "lea")
+    page = labeler.get(f"/label/{project.pk}").content.decode()
+    form = re.search(r'<form method="post" id="rank-form".*?</form>', page, re.DOTALL)[0]
+    acts = re.search(r'<div class="handin">.*?</div>\s*</form>', form, re.DOTALL)[0]
+    buttons = re.findall(r"<button[^>]*>", acts)
+    assert [re.search(r'name="do" value="(\w+)"', one)[1] for one in buttons] == [
+        "undo",
+        "bad",
+        "skip",
+        "hand",
+    ]
+    assert not any('type="button"' in one for one in buttons)
+    for _ in range(3):
+        group = services.next_group(project, account("labeler", "lea"))
+        services.hand_in(group, account("labeler", "lea"), [[0], [1], [2], [3]])
+    nothing = labeler.get(f"/label/{project.pk}").content.decode()
+    assert re.search(r'<form method="post" class="row gap-t center">.*?name="do" value="undo"', nothing)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"place-0": "1"}, {"do": "bad", "group": "1e9"}, {"group": "999999"}, {"group": "abc"}, {"do": "undo"}],
+)
 def test_an_unfinished_form_is_told_and_stores_nothing(browser, project, form):
     labeler = browser("labeler")
     group = script(labeler.get(f"/label/{project.pk}").content.decode())["task"]["id"]
