@@ -21,6 +21,7 @@ MAX_COMPARED = 64
 """Kept pages of one bucket that a page is compared with, so that a bucket of boilerplate stays cheap."""
 HASHED_TOGETHER = 100_000
 """Sequences in one call: a call for each document costs more than its hashes, and each takes 100 bytes."""
+BLOCK = 10_000
 _WORD = re.compile(r"\w+")
 Signatures = NDArray[np.uint32]
 
@@ -28,11 +29,15 @@ Signatures = NDArray[np.uint32]
 def shingles(text: str) -> Iterator[str]:
     """All sequences of five words, in lower case and without punctuation; a shorter text is one sequence."""
     words = (match[0] for match in _WORD.finditer(text.lower()))
-    window = list(islice(words, SHINGLE))
-    yield " ".join(window)
-    for word in words:
-        window = [*window[1:], word]
-        yield " ".join(window)
+    block = list(islice(words, BLOCK))
+    yield from _sequences(block)
+    while more := list(islice(words, BLOCK)):
+        block = [*block[1 - SHINGLE :], *more]
+        yield from _sequences(block)
+
+
+def _sequences(words: list[str]) -> list[str]:
+    return [" ".join(words[start : start + SHINGLE]) for start in range(max(len(words) - SHINGLE + 1, 1))]
 
 
 def signatures(texts: list[str]) -> Signatures:

@@ -141,6 +141,26 @@ def test_the_estimate_agrees_with_the_exact_jaccard_similarity():
         assert (first == second).mean() == pytest.approx(len(one & two) / len(one | two), abs=0.15)
 
 
+def test_a_document_signed_in_parts_has_the_signature_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    texts = ["one two", " ".join(f"word{i % 97} w{i}" for i in range(400)), "", "a b c d e f g"]
+    whole = minhash.signatures(texts)
+    given = []
+    real = minhash.RMinHash.digest_matrix_from_token_sets
+
+    class Counted:
+        @staticmethod
+        def digest_matrix_from_token_sets(parts, *rest):
+            given.append(sum(map(len, parts)))
+            return real(parts, *rest)
+
+    monkeypatch.setattr(minhash, "HASHED_TOGETHER", 50)
+    monkeypatch.setattr(minhash, "BLOCK", 7)
+    monkeypatch.setattr(minhash, "RMinHash", Counted)
+    assert (minhash.signatures(texts) == whole).all()
+    # 1 sequence, 800 words' 796, 1 of nothing, 3: no call holds more than fifty.
+    assert sum(given) == 801 and max(given) == 50
+
+
 def test_no_page_at_all_can_be_compared():
     similarity, leader = minhash.cluster(minhash.signatures([]), 0.75)
     assert len(similarity) == len(leader) == 0

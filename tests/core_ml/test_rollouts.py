@@ -1,8 +1,10 @@
 """Sampling groups of answers."""
 
+import weakref
+
 import pytest
 
-from core_ml import artifact
+from core_ml import artifact, parquet
 from core_ml.errors import UserError
 from core_ml.events import Metric, Resumed, Summary
 from core_ml.recipes import rollouts
@@ -64,6 +66,32 @@ def test_a_run_that_was_killed_does_no_chunk_twice_and_ends_with_the_same_rows(t
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
     last = [event for event in whole if isinstance(event, Metric)][-1]
     assert [event for event in rest if isinstance(event, Metric)][-1] == last
+
+
+def test_publishing_holds_the_rows_of_one_chunk_at_a_time(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(rollouts, "CHUNK", 2)
+    alive, most = weakref.WeakSet(), []
+
+    class Texts(list):
+        __hash__ = object.__hash__
+
+    real = parquet.rows
+
+    def watched(file, *columns):
+        if columns:  # the prompts, before any answer
+            yield from real(file, *columns)
+            return
+        for row in real(file):
+            texts = Texts(row["completions"])
+            alive.add(texts)
+            most.append(len(alive))
+            yield {**row, "completions": texts}
+            del texts
+
+    monkeypatch.setattr(parquet, "rows", watched)
+    list(run(SMALL, workspace(tmp_path, inputs)))
+    # Five chunks of two rows: those of the chunk before may still be there while the next is read.
+    assert len(most) == 10 and max(most) <= 4
 
 
 def test_another_seed_draws_other_prompts_and_answers(tmp_path, inputs):

@@ -86,6 +86,38 @@ def test_a_batch_follows_from_seed_and_step_alone(tmp_path: Path) -> None:
     assert forward[0].shape == (5, 17) and forward[0].dtype == np.int64
 
 
+def test_validation_windows_are_spread_over_all_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 300)
+    tokens = Tokens(packed(tmp_path), "train")
+    shards = [np.asarray(shard, dtype=np.int64) for shard in tokens.shards]
+    every = [s[at : at + 17] for s in shards for at in range(0, len(s) - 16, 16)]
+    assert len(shards) > 2
+    assert np.array_equal(tokens.spread(16, 10**9), np.stack(every))
+    some = [every[k * len(every) // 10] for k in range(10)]
+    assert np.array_equal(tokens.spread(16, 160), np.stack(some))
+    assert np.array_equal(tokens.spread(1000, 160), shards[0][None])
+
+
+def test_tokens_go_to_the_disk_piece_by_piece_however_long_a_document_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [" ".join(small.SENTENCES * n) for n in (2, 40, 3, 30)]
+    whole = packed(tmp_path / "whole", texts, 0.25)
+    monkeypatch.setattr("core_ml.tokenizer.tokenizer.PIECE_CHARS", 500)
+    monkeypatch.setattr("core_ml.tokenizer.tokenizer.BATCH_CHARS", 2000)
+    added, add = [], packing._ShardWriter.add
+    monkeypatch.setattr(
+        packing._ShardWriter, "add", lambda self, ids: added.append(len(ids)) or add(self, ids)
+    )
+    parts = packed(tmp_path / "parts", texts, 0.25)
+    # A token has one character at least, and a piece ends with the word in which its 500 are full.
+    assert max(added) < 520 and len(added) > 100
+    for path in whole.iterdir():
+        assert path.read_bytes() == (parts / path.name).read_bytes()
+
+
 def test_windows_longer_than_the_text_are_refused(tmp_path: Path) -> None:
     tokens = Tokens(packed(tmp_path), "train")
     with pytest.raises(UserError, match="choose a smaller seq_len") as caught:
