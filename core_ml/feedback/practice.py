@@ -104,7 +104,7 @@ PANELS = (
     ("reward", {"reward": "reward model"}),
     ("share of answers", {"liked": "liked by the preference", "correct": "correct"}),
 )
-DOMAINS = {1: ([0.0, 1.0],), 2: ([0.54, 1.0], [0.0, 0.46])}
+DOMAINS = {1: ([0.0, 1.0],), 2: ([0.56, 1.0], [0.0, 0.44])}
 """By the number of panels: the part of the height that each takes, from the top."""
 ENDS = 3  # rounds whose mean stands for the beginning and the end
 
@@ -127,7 +127,7 @@ def reward_over_kl(history: list[dict[str, float]]) -> Figure:
             if name in history[0]
         ]
     if len(panels) > 1:
-        layout["yaxis2"]["range"] = [0, 1]
+        layout["yaxis2"]["range"] = [-0.05, 1.05]  # lines at 0 and 1 stand clear of the axis
         layout["hoversubplots"] = "axis"  # one crosshair through both
     return Figure(
         "reward_over_kl",
