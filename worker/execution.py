@@ -34,7 +34,7 @@ def execute(run: Run, leaving: Callable[[], bool]) -> None:
             child = Child(run.kind, arguments(run), event_file(run), log_file(run))
             follow(run, child, leaving)
     except LostLease:
-        logger.info("%s is held by somebody else now", run)
+        _tidy(run)  # it may be that the run has ended, and that the answer to that was lost
     except (OperationalError, InterfaceError):
         logger.exception("%s waits for the database", run)
         connection.close()
@@ -43,11 +43,24 @@ def execute(run: Run, leaving: Callable[[], bool]) -> None:
         logger.exception("%s failed in its supervisor", run)
         _fail(run, error)
     else:
-        status = Run.objects.values_list("status", flat=True).get(pk=run.pk)
-        logger.info("%s: %s", run, status)
-        if status == SUCCEEDED:
-            # It cannot be resumed any more, and a training state is three times its checkpoint.
-            shutil.rmtree(artifacts.state_dir(run) / "state", ignore_errors=True)
+        _tidy(run)
+
+
+def _tidy(run: Run) -> None:
+    """Say how the attempt left the run; one that succeeded needs its training state no longer."""
+    try:
+        status, token = Run.objects.values_list("status", "token").get(pk=run.pk)
+    except (OperationalError, InterfaceError):
+        logger.warning("%s waits for the database", run)
+        connection.close()
+        return
+    if token and token != run.token:
+        logger.info("%s is held by somebody else now", run)
+        return
+    logger.info("%s: %s", run, status)
+    if status == SUCCEEDED:
+        # It cannot be resumed any more, and a training state is three times its checkpoint.
+        shutil.rmtree(artifacts.state_dir(run) / "state", ignore_errors=True)
 
 
 def _fail(run: Run, error: Exception) -> None:

@@ -56,9 +56,13 @@ def follow(held: Run | Shard, child: Child, leaving: Callable[[], bool]) -> None
 
 def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool]) -> events.Last | None:
     beaten = time.monotonic()  # the claim was one
+    in_doubt = False
     while True:
         ended = child.code is not None  # asked before reading: after the end there is nothing more to come
         try:
+            if in_doubt:
+                claims.recall(held)
+                in_doubt = False
             last, stored = _store_new(held)
             if stored:
                 beaten = time.monotonic()
@@ -77,6 +81,7 @@ def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool
             # transaction stays broken until it is closed.
             logger.warning("the database does not answer: %s", error)
             connection.close()
+            in_doubt = True
             if time.monotonic() - beaten > claims.LEASE.total_seconds():
                 raise LostLease(str(held)) from error
             time.sleep(1)
@@ -106,8 +111,12 @@ def kept_alive(held: Run | Shard) -> Iterator[None]:
     def beat() -> None:
         try:
             while not over.wait(BEAT):
-                claims.beat(held)
-        except (LostLease, OperationalError, InterfaceError):
+                try:
+                    claims.beat(held)
+                except (OperationalError, InterfaceError) as error:
+                    logger.warning("the database does not answer: %s", error)
+                    connection.close()
+        except LostLease:
             logger.warning("%s lost its lease during a transfer", held)
         finally:
             connection.close()

@@ -101,6 +101,20 @@ def beat(held: Run | Shard) -> None:
         raise LostLease(str(held))
 
 
+def recall(held: Run | Shard) -> None:
+    """Take over what the database has of a held run or shard. Raises LostLease when it is not ours any more.
+
+    When a connection breaks right behind a COMMIT nobody says whether it was carried out: to write the same
+    batch again would double it.
+    """
+    stored = type(held).objects.filter(pk=held.pk, token=held.token, status__in=HELD).first()
+    if stored is None:
+        raise LostLease(str(held))
+    told = ("progress", "summary") if isinstance(held, Run) else ()
+    for name in ("status", "seq", "offset", *told):
+        setattr(held, name, getattr(stored, name))
+
+
 def begin_attempt(held: Run | Shard) -> None:
     """From here on the event file of the present attempt is read, from its beginning."""
     write(held, reading=held.attempt, seq=0, offset=0)
