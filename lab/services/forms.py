@@ -4,47 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-
-from lab.services.labeling import RANKINGS
+from core_ml.crawl.table import DOCUMENTS
+from core_ml.tasks.rows import SCHEMAS as ROWS
 
 Row = dict[str, Any]
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SCHEMAS: dict[str, pa.Schema] = {
-    "documents": pa.schema(
-        [
-            ("id", pa.string()),
-            ("url", pa.string()),
-            ("text", pa.string()),
-            ("language", pa.string()),
-            ("language_score", pa.float64()),
-            ("date", pa.string()),
-            ("source", pa.string()),
-            ("metadata", pa.string()),
-        ]
-    ),
-    "conversations": pa.schema([("messages", pa.list_(MESSAGE)), ("metadata", pa.string())]),
-    "problems": pa.schema(
-        [
-            ("prompt", pa.string()),
-            ("answer", pa.string()),
-            ("verifier", pa.string()),
-            ("metadata", pa.string()),
-        ]
-    ),
-    "prompts": pa.schema([("prompt", pa.string()), ("metadata", pa.string())]),
-    "rollouts": pa.schema(
-        [
-            ("group_id", pa.string()),
-            ("prompt", pa.string()),
-            ("completions", pa.list_(pa.string())),
-            ("logprobs", pa.list_(pa.list_(pa.float64()))),
-            ("ended", pa.list_(pa.bool_())),
-            ("metadata", pa.string()),
-        ]
-    ),
-    "rankings": RANKINGS,
-}
+SCHEMAS = {"documents": DOCUMENTS, **ROWS}
+"""As the lab's own runs write them, so that whoever reads a dataset need not know where it came from."""
 SHARED_ROLES = {"human": "user", "gpt": "assistant"}
 """ShareGPT's names: its rows hold `conversations` of {from, value}."""
 # Of the form with the most demands first: a ranking has all that a rollout has.

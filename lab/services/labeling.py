@@ -19,7 +19,9 @@ from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
+from core_ml import parquet
 from core_ml.artifact import Folder, Origin, Writer
+from core_ml.tasks.rows import SCHEMAS
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import FLAGS, Account, Artifact, Group, Lease, Project, Ranking, Tour
 from lab.models.run import new_uid
@@ -29,20 +31,6 @@ LEASE = timedelta(minutes=10)
 MAX_RANKINGS_PER_GROUP = 10
 MAX_SECONDS = 24 * 3600
 BATCH = 1000
-RANKINGS = pa.schema(
-    [
-        ("group_id", pa.string()),
-        ("prompt", pa.string()),
-        ("completions", pa.list_(pa.string())),
-        ("labeler", pa.string()),
-        ("simulated", pa.bool_()),
-        ("order", pa.list_(pa.list_(pa.int64()))),
-        ("all_bad", pa.bool_()),
-        ("flags", pa.string()),
-        ("seconds", pa.float64()),
-        ("metadata", pa.string()),
-    ]
-)
 
 
 def create_project(
@@ -93,10 +81,9 @@ COLUMNS = ("group_id", "prompt", "completions", "ended", "metadata")
 
 def _rollouts(folder: Path) -> Iterator[dict[str, Any]]:
     for path in Folder(folder).files(".parquet"):
-        with pq.ParquetFile(path) as file:
+        with parquet.open_file(path) as file:
             columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH, columns=columns):
-                yield from batch.to_pylist()
+            yield from parquet.rows(file, columns)
 
 
 def _groups(project: Project, rows: Iterator[dict[str, Any]]) -> Iterator[Group]:
@@ -310,7 +297,7 @@ def export(project: Project, account: Account | None = None) -> Artifact:
         ),
     )
     try:
-        table = pa.Table.from_pylist([_ranking_row(ranking) for ranking in rankings], RANKINGS)
+        table = pa.Table.from_pylist([_ranking_row(ranking) for ranking in rankings], SCHEMAS["rankings"])
         pq.write_table(table, writer.path / "rankings.parquet", compression="zstd")
         writer.finish(_summary(project, rankings))
     except BaseException:
