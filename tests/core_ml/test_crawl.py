@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from core_ml import artifact, recipes
+from core_ml.crawl import minhash
 from core_ml.crawl.rules import BY_FIELD, FAILURES, STAGE_NAMES
+from core_ml.crawl.steps import extract
 from core_ml.events import Artifact, Done, Event, Failed, Figure, Log, Sample, Summary
 from tests.core_ml.crawled import OFF, crawl, html, prose, rows, summary, write_jsonl, write_warc
 
@@ -180,6 +182,21 @@ def test_a_line_stays_once_in_the_corpus_in_the_order_of_the_files(tmp_path: Pat
     ]
     custom = summary(tmp_path / "out")["funnel"][6]
     assert custom["lines"] == {"max_line_repeats": 1} and custom["rules"] == {"min_chars": 1}
+
+
+def test_texts_are_signed_before_they_are_many_and_change_nothing_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_jsonl(tmp_path / "d.jsonl", [{"text": prose(i % 7)} for i in range(20)])
+    config = {"source": "documents", "path": str(path)}
+    crawl(tmp_path / "whole", config, "fineweb")
+    held, real = [], minhash.signatures
+    monkeypatch.setattr(extract, "SIGNED_CHARS", 3 * len(prose(0)))
+    monkeypatch.setattr(minhash, "signatures", lambda texts: held.append(len(texts)) or real(texts))
+    crawl(tmp_path / "parts", config, "fineweb")
+    assert sum(held) == 20 and max(held) <= 4
+    assert rows(tmp_path / "parts", "decisions") == rows(tmp_path / "whole", "decisions")
+    assert len(rows(tmp_path / "parts", "documents")) == 7
 
 
 def test_damage_is_told_and_costs_only_what_is_damaged(web: Path, tmp_path: Path):

@@ -8,7 +8,8 @@ import pytest
 
 from core_ml import artifact
 from core_ml.errors import UserError
-from core_ml.tasks.rows import SCHEMAS, RowWriter, read_rows
+from core_ml.tasks import rows as rows_module
+from core_ml.tasks.rows import SCHEMAS, RowWriter, read_rows, write_rows
 from tests.core_ml.models import write_dataset
 
 
@@ -35,6 +36,26 @@ def test_a_file_is_written_in_batches_and_read_as_one(tmp_path):
     writer.close()
     assert writer.n_rows == 6
     assert pq.read_table(tmp_path / "prompts.parquet")["prompt"].to_pylist() == list("012345")
+
+
+def test_a_whole_file_is_written_group_by_group_while_its_rows_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "ROWS_IN_GROUP", 4)
+    written, events = RowWriter.write, []
+
+    def made():
+        for i in range(10):
+            events.append("row")
+            yield {"prompt": str(i)}
+
+    def write(self, rows):
+        written(self, rows)
+        events.append("group")
+
+    monkeypatch.setattr(RowWriter, "write", write)
+    assert write_rows(tmp_path / "p.parquet", "prompts", made()) == 10
+    assert events == ["row"] * 4 + ["group"] + ["row"] * 4 + ["group"] + ["row"] * 2 + ["group"]
+    assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups == 3
+    assert pq.read_table(tmp_path / "p.parquet")["prompt"].to_pylist() == list("0123456789")
 
 
 def folder_of(path, write):
