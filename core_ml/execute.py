@@ -9,7 +9,9 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -130,8 +132,11 @@ def run_shard(stage: Stage, shard: str, config: RecipeConfig, workspace: Workspa
     target = workspace.shard_path(stage.name, shard)
     if target.exists():
         return
+    # What a killed claimant left half-done would stay for ever: the next one has another number.
+    for left in target.parent.glob(".*.tmp"):
+        if re.fullmatch(rf"\.{re.escape(shard)}\.\d+\.tmp", left.name):
+            shutil.rmtree(left, ignore_errors=True)
     hidden = target.with_name(f".{shard}.{os.getpid()}.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     workspace.shard_dir = hidden
     try:
@@ -176,7 +181,7 @@ def _run_stages(
                 yield Progress(done, len(shards), "pieces", message)
             continue
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(shards)), context) as pool:
+        with ProcessPoolExecutor(min(processes, len(shards)), context, _end_with_parent) as pool:
             pending = {
                 pool.submit(
                     _shard_in_pool,
@@ -212,6 +217,18 @@ def _parcel(workspace: Workspace) -> dict[str, Any]:
         "id": workspace.id,
         "name": workspace.name,
     }
+
+
+def _end_with_parent() -> None:
+    """A process of the pool whose parent was killed would wait for its next shard for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(4)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _shard_in_pool(
