@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from core_ml.model.gpt import GPT, WRITTEN_OUT_UP_TO, Cache, GPTConfig, attend, rotary, rotate
+from core_ml.model.attention import WRITTEN_OUT_UP_TO, attend
+from core_ml.model.gpt import GPT, Cache, GPTConfig, rotary, rotate
 
 CONFIG = GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_kv_head=2, d_model=32, ff_mult=2, max_seq_len=40)
 
@@ -79,7 +80,7 @@ def test_written_out_attention_agrees_with_the_fused_kernel() -> None:
     q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
     mask = torch.ones(9, 9, dtype=torch.bool).tril()
     fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    torch.testing.assert_close(attend(q, k, v, mask), fused, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attend(q, k, v, mask, 8**-0.5), fused, atol=1e-5, rtol=1e-4)
 
 
 def test_long_contexts_take_the_fused_kernel_to_the_same_result() -> None:
