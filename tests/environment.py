@@ -10,6 +10,7 @@ from pathlib import Path
 
 HOME = Path(tempfile.mkdtemp(prefix="m37-"))
 os.environ["LAB_HOME"] = str(HOME)
+os.environ["CORE_ML_CACHE"] = str(HOME / "cache")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("TLDEXTRACT_CACHE", str(HOME / "tldextract"))

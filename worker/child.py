@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+
 from core_ml.artifact import write_atomically
 
 CANCEL_GRACE = 1.5
@@ -37,6 +39,9 @@ class Child:
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
+            # What was measured of the machine, and kernels compiled for it, outlive both run and restart.
+            "CORE_ML_CACHE": str(settings.LAB_HOME / "cache"),
+            "TORCHINDUCTOR_CACHE_DIR": str(settings.LAB_HOME / "cache" / "kernels"),
         }
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("ab") as output:

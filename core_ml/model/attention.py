@@ -86,21 +86,19 @@ class CausalAttention(Function):
         q, k, v, *weights = ctx.saved_tensors
         grad = grad.reshape(q.shape)
         T = q.size(1)
-        grad_q, grad_k, grad_v = [], None, None
-        for (begin, end), p in reversed([*zip(blocks(T), weights, strict=True)]):
+        grad_q: list[Tensor] = []
+        # Keys and values of a block are seen by the rows of this block and of all after it.
+        grad_k, grad_v = (torch.zeros(z.shape, dtype=torch.float32, device=z.device) for z in (k, v))
+        for (begin, end), p in zip(blocks(T), weights, strict=True):
             g, rows = grad[:, begin:end], q[:, begin:end]
-            dv = torch.bmm(p.mT, g).float()
-            dp = torch.bmm(g, v[:, :end].mT).float()
             pf = p.float()
+            dp = torch.bmm(g, v[:, :end].mT).float()
             ds = (pf * (dp - (pf * dp).sum(-1, keepdim=True)) * ctx.scale).to(q.dtype)
-            grad_q.insert(0, torch.bmm(ds, k[:, :end]))
-            dk = torch.bmm(ds.mT, rows).float()
-            # The last block reaches over all keys and is the first here.
-            grad_k = dk if grad_k is None else grad_k + F.pad(dk, (0, 0, 0, T - end))
-            grad_v = dv if grad_v is None else grad_v + F.pad(dv, (0, 0, 0, T - end))
-        shape = ctx.shape
-        dq = torch.cat(grad_q, 1)
-        return dq.view(shape), grad_k.to(q.dtype).view(shape), grad_v.to(q.dtype).view(shape), None
+            grad_q.append(torch.bmm(ds, k[:, :end]))
+            grad_k[:, :end] += torch.bmm(ds.mT, rows)
+            grad_v[:, :end] += torch.bmm(p.mT, g)
+        dq, dk, dv = torch.cat(grad_q, 1), grad_k.to(q.dtype), grad_v.to(q.dtype)
+        return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
 
 
 def blocks(T: int) -> list[tuple[int, int]]:

@@ -8,6 +8,10 @@ import time
 
 import torch
 
+from core_ml import measured
+
+WORTH_ROUNDING = 1.2
+"""How many times as fast bfloat16 must be on a processor before its rounding is accepted."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -48,17 +52,52 @@ def _keep_memory() -> None:
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Matrix products in bfloat16 where the device has them, everything else in float32."""
+    """Matrix products in the type that is quickest here, everything else in float32."""
+    dtype = precision(device)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+_precision: torch.dtype | None = None
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it faster, else float32.
+
+    A processor that lists bfloat16 among its instructions may still be twice as slow at it: this is measured.
+    """
+    global _precision
     if device.type == "cuda":
-        fits = torch.cuda.is_bf16_supported()
-    else:
-        fits = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16) if fits else contextlib.nullcontext()
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    if _precision is None:
+        faster = measured.remembered("bfloat16 against float32", _bfloat16_gain) > WORTH_ROUNDING
+        _precision = torch.bfloat16 if faster else torch.float32
+    return _precision
+
+
+def use_precision(name: str) -> None:
+    """Multiply in this type from here on: a run goes on in the one that it began with."""
+    global _precision
+    _precision = getattr(torch, name)
+
+
+def _bfloat16_gain() -> float:
+    speeds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weight = torch.ones(1024, 256, dtype=dtype), torch.ones(512, 256, dtype=dtype)
+        best = float("inf")
+        for _ in range(20):
+            begin = time.perf_counter()
+            rows @ weight.T
+            best = min(best, time.perf_counter() - begin)
+        speeds.append(1 / best)
+    return speeds[1] / speeds[0]
 
 
 def tokens_at_once(device: torch.device) -> int:
     """How many tokens one forward and backward pass takes; a larger batch is split, and its gradients summed."""
-    return 65_536 if device.type == "cuda" else 4_096
+    return 65_536 if device.type == "cuda" else 2_048
 
 
 def peak_flops(device: torch.device, size: int | None = None) -> float:

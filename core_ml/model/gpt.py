@@ -82,15 +82,11 @@ class Block(nn.Module):
         self.up = nn.Linear(d, config.d_ff * (2 if config.gated else 1), bias=config.ff_bias)
         self.down = nn.Linear(config.d_ff, d, bias=config.ff_bias)
         self.norm1, self.norm2 = Norm(config, d), Norm(config, d)
-        self.post_norm1, self.post_norm2 = (
-            (Norm(config, d), Norm(config, d)) if config.post_norm else (nn.Identity(), nn.Identity())
-        )
+        self.post_norm1 = Norm(config, d) if config.post_norm else nn.Identity()
+        self.post_norm2 = Norm(config, d) if config.post_norm else nn.Identity()
         weighted = config.qk_norm == "weighted"
-        self.q_norm, self.k_norm = (
-            (Norm(config, d_head, weighted, bias=False), Norm(config, d_head, weighted, bias=False))
-            if config.qk_norm
-            else (nn.Identity(), nn.Identity())
-        )
+        self.q_norm = Norm(config, d_head, weighted, bias=False) if config.qk_norm else nn.Identity()
+        self.k_norm = Norm(config, d_head, weighted, bias=False) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, rotation: "Rotation | None", mask: Tensor | None, cache: Cache | None = None
@@ -221,10 +217,14 @@ class GPT(nn.Module):
         # Rows and columns are places in the cache: the distance between two tokens, padded or not.
         return mask, whole & torch.ones(T, past + T, dtype=torch.bool, device=device).triu(past - window + 1)
 
+    @property
+    def head_weight(self) -> Tensor:
+        """(vocab_size, d_model)"""
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d_model) to (…, vocab_size) float32."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(hidden, weight).float()
+        logits = F.linear(hidden, self.head_weight).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -1,14 +1,15 @@
 """Trains a network from nothing to predict the next token of documents."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from core_ml import ranks
 from core_ml.config import RecipeConfig, setting
-from core_ml.events import Event, Metric, Sample, Summary
+from core_ml.events import Event, Metric, Progress, Sample, Summary
 from core_ml.model.config import GPTConfig, check_heads
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.report import figure, findings
@@ -95,6 +96,11 @@ class PretrainConfig(RecipeConfig):
     threads: int | None = setting(
         None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
     )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough.",
+        group=MACHINE,
+    )
     processes: int | None = setting(
         None,
         "Processes that share each update, under torchrun; by default one for each GPU, one without.",
@@ -129,11 +135,10 @@ class PretrainConfig(RecipeConfig):
 def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
-    from core_ml import ranks
     from core_ml.model import checkpoint, device
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
-    from core_ml.training import state
+    from core_ml.training import fast, state
     from core_ml.training.evaluate import Validation
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import backward
@@ -162,6 +167,12 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     tokens_per_step = config.batch_size * config.seq_len
     flops_per_step = model.config.flops_per_token(config.seq_len) * tokens_per_step
     notes: dict[str, Any] = {"seconds": 0.0, "curve": []}
+
+    n_rows = len(range(ranks.rank(), config.batch_size, ranks.count()))
+    example = torch.zeros(n_rows, config.seq_len + 1, dtype=torch.long)
+    compiles = yield from _compiles(config, workspace, model, example)
+    if compiles:
+        fast.compile_blocks(model)
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
@@ -225,6 +236,28 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     checkpoint.save(model, tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
     yield Summary({**summary, "findings": findings(summary)})
+
+
+def _compiles(
+    config: PretrainConfig, workspace: Workspace, model: Any, ids: Any
+) -> Generator[Event, None, bool]:
+    """Whether to compile: found out once in a run's life, since sums are ordered otherwise in compiled kernels."""
+    from core_ml.model import device
+    from core_ml.training import fast
+    from core_ml.training.loss import backward
+
+    note = f"compiled-{ranks.rank()}.json"
+    known = workspace.read_json(note)
+    if known is None:
+        ids = ids.to(model.device)
+        at_once = device.tokens_at_once(model.device)
+        yield Progress(0, config.steps, message="finding the quickest way")
+        known = config.compile == "on" or (
+            config.compile == "auto"
+            and fast.pays(model, lambda: backward(model, ids, at_once), tuple(ids.shape), config.steps)
+        )
+        workspace.write_json(note, known)
+    return known
 
 
 def _documents(folder: Any) -> list[Any]:

@@ -1,61 +1,105 @@
-"""The loss of the last layer, a few rows at a time: the logits of a whole batch never exist.
+"""The loss of the last layer, some rows at a time: the logits of a whole batch never exist.
 
 A vocabulary is wider than any other layer, so its logits are the largest thing in training. Here each chunk of
-rows makes its logits, its loss and its gradients, and only the gradients stay.
+rows makes its logits, its losses and its gradients, and only the gradients stay; those of the head are added
+up in float32. The textbook's way is `F.cross_entropy(F.linear(hidden, weight), targets)`.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-CHUNK = 512  # rows; more do not fit in a processor's cache, fewer make small products
+CHUNK = 512  # rows; more leave a processor's cache, fewer make small products
+
+Rows = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 
 
-def nll_and_grads(logits: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each row (N,) and its gradient by the logits (N, V), from one pass over them.
+def linear_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    softcap: float | None = None,
+    rows: Rows | None = None,
+) -> Tensor:
+    """Sum over rows of `weights` times the negative log-likelihood, in nats, of `targets` under hidden @ weight.T.
 
     Args:
-        logits: (N, V) as the product gave them, before any softcap.
-        targets: (N,) int64.
+        hidden: (N, d); weight: (V, d); targets: (N,) int64.
+        weights: (N,) float32, by default one for each row. No gradient flows to them.
+        softcap: bound of the logits, approached by tanh.
+        rows: `nll_and_grads`, or that compiled.
+    Returns: () float32.
     """
-    z = logits.float()
-    if cap is not None:
-        z = cap * torch.tanh(z / cap)
+    weights = hidden.new_ones(len(targets), dtype=torch.float32) if weights is None else weights
+    return _LinearNll.apply(hidden, weight, targets, weights, softcap, rows or nll_and_grads)
+
+
+def nll(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
+    """(N,) negative log-likelihoods, without gradients; arguments as `linear_nll`."""
+    found = hidden.new_empty(len(targets), dtype=torch.float32)
+    with torch.no_grad():
+        for part in _chunks(len(targets)):
+            logits = capped((hidden[part] @ weight.T.to(hidden.dtype)).float(), softcap)
+            target = logits.gather(1, targets[part, None])[:, 0]
+            found[part] = logits.logsumexp(-1) - target
+    return found
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def nll_and_grads(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of each row, and its gradient by the logits, from one pass over them.
+
+    Args:
+        logits: (N, V) as the product gave them, before any softcap; targets: (N,) int64.
+    Returns: (N,) float32, and (N, V) in the type of the logits.
+    """
+    z = capped(logits.float(), softcap)
     highest = z.amax(-1, keepdim=True)
     e = torch.exp(z - highest)
     total = e.sum(-1, keepdim=True)
     target = z.gather(1, targets[:, None])
-    grad = (e / total).scatter_add(1, targets[:, None], torch.full_like(target, -1.0))
-    if cap is not None:
-        grad = grad * (1 - (z / cap).square())
+    grad = (e / total).scatter(1, targets[:, None], torch.exp(target - highest) / total - 1)
+    if softcap is not None:
+        grad = grad * (1 - (z / softcap).square())
     return (total.log() + highest - target)[:, 0], grad.to(logits.dtype)
 
 
-class LinearNll(Function):
-    """Weighted sum of the negative log-likelihoods of `targets` under `hidden @ weight.T`."""
-
+class _LinearNll(Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, weights, cap, rows):  # type: ignore[no-untyped-def]
-        """hidden (N, d), weight (V, d), targets (N,), weights (N,) float32; returns the sum and the (N,) parts."""
-        dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
-        with torch.autocast(hidden.device.type, enabled=False):
-            low = weight.to(dtype)
-            x = hidden.to(dtype)
+    def forward(ctx, hidden, weight, targets, weights, softcap, rows):  # type: ignore[no-untyped-def]
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            x, low = hidden.to(dtype), weight.to(dtype)
             grad_hidden = torch.empty_like(x)
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-            nll = torch.empty(len(targets), device=hidden.device)
-            for begin in range(0, len(targets), CHUNK):
-                part = slice(begin, begin + CHUNK)
-                nll[part], grad = rows(x[part] @ low.T, targets[part], cap)
-                grad = grad * weights[part, None].to(grad.dtype)
+            total = torch.zeros((), device=hidden.device)
+            for part in _chunks(len(targets)):
+                losses, grad = rows(x[part] @ low.T, targets[part], softcap)
+                total += losses @ weights[part]
+                grad.mul_(weights[part, None])
                 torch.mm(grad, low, out=grad_hidden[part])
-                grad_weight += grad.T @ x[part]
+                grad_weight.add_(grad.T @ x[part])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
-        ctx.mark_non_differentiable(nll)
-        return (nll * weights).sum(), nll
+        return total
 
     @staticmethod
-    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
         grad_hidden, grad_weight = ctx.saved_tensors
-        return (grad_hidden * grad).to(ctx.dtypes[0]), grad_weight * grad, None, None, None, None
+        # In place: nobody else holds them, and the backward pass runs once.
+        return (
+            grad_hidden.mul_(grad).to(ctx.dtypes[0]),
+            grad_weight.mul_(grad).to(ctx.dtypes[1]),
+            *(None,) * 4,
+        )
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(begin, begin + CHUNK) for begin in range(0, n, CHUNK)]

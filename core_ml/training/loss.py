@@ -8,26 +8,43 @@ from torch import Tensor
 
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
+from core_ml.training import fast
+from core_ml.training.linear_loss import linear_nll, nll
 
 
 def token_nll(model: GPT, ids: Tensor) -> Tensor:
-    """Negative log-likelihood, in nats, of each token given those before it: (B, T + 1) ids to (B, T)."""
-    with autocast(model.device):
-        logits = model.logits(model.hidden(ids[:, :-1]))
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.size(0), -1)
+    """Negative log-likelihood, in nats, of each token given those before it: (B, T + 1) ids to (B, T). No gradient."""
+    with torch.no_grad(), autocast(model.device):
+        hidden = model.hidden(ids[:, :-1]).flatten(0, 1)
+        targets = ids[:, 1:].flatten()
+        return nll(hidden, model.head_weight, targets, model.config.logit_softcap).view(ids.size(0), -1)
 
 
-def backward(model: GPT, ids: Tensor, tokens_at_once: int, batch_size: int | None = None) -> Tensor:
+def backward(
+    model: GPT,
+    ids: Tensor,
+    tokens_at_once: int,
+    batch_size: int | None = None,
+) -> Tensor:
     """Add the gradient of the mean loss of (B, T + 1) ids, a few rows at a time; returns that loss, detached.
 
     Args:
-        batch_size: rows of the whole batch, where `ids` is one rank's share of it; the mean is over these.
+        batch_size: what the sum of losses is divided by, in rows of T tokens, where `ids` is one rank's share.
     """
     rows = max(1, tokens_at_once // ids.size(1))
     n_tokens = (batch_size or ids.size(0)) * (ids.size(1) - 1)
     total = torch.zeros((), device=ids.device)
     for part in ids.split(rows) if len(ids) else ():
-        loss = token_nll(model, part).sum() / n_tokens
+        with autocast(model.device):
+            hidden = model.hidden(part[:, :-1]).flatten(0, 1)
+            loss = linear_nll(
+                hidden,
+                model.head_weight,
+                part[:, 1:].flatten(),
+                hidden.new_full((len(hidden),), 1 / n_tokens, dtype=torch.float32),
+                model.config.logit_softcap,
+                fast.rows(model),
+            )
         loss.backward()
         total += loss.detach()
     return total

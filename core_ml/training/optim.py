@@ -57,10 +57,12 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
-    """One optimizer for the blocks' matrices and one for everything else."""
-    others = [param for name, param in model.named_parameters() if not name.startswith("blocks.")]
+    """One optimizer for the blocks' matrices and one for everything else: embeddings, heads, norms, biases."""
+    named = list(model.named_parameters())
+    matrices = [param for name, param in named if name.startswith("blocks.") and param.dim() == 2]
+    others = [param for name, param in named if not (name.startswith("blocks.") and param.dim() == 2)]
     return [
-        Muon(list(model.blocks.parameters()), muon_lr),  # type: ignore[attr-defined]
+        Muon(matrices, muon_lr),
         # foreach and fused kernels add in their own order; the fused one is the fastest and as repeatable.
         torch.optim.AdamW(others, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core_ml.errors import UserError
+from core_ml.model.device import precision, use_precision
 
 TENSORS, NOTES = "state.safetensors", "state.json"
 
@@ -28,12 +29,13 @@ def write(
             for key, value in values.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = value
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path / TENSORS)
-    state = {"threads": torch.get_num_threads(), "notes": notes}
+    dtype = str(precision(next(model.parameters()).device)).removeprefix("torch.")
+    state = {"threads": torch.get_num_threads(), "precision": dtype, "notes": notes}
     (path / NOTES).write_text(json.dumps(state))
 
 
 def read(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Restore what `write` wrote, in place, and the number of threads with it; returns the notes.
+    """Restore what `write` wrote, in place, with the number of threads and the precision; returns the notes.
 
     Raises: UserError when the state is of another network.
     """
@@ -50,6 +52,7 @@ def read(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, number)})
     torch.set_rng_state(tensors["rng/cpu"])
     torch.set_num_threads(state["threads"])
+    use_precision(state["precision"])
     return state["notes"]
 
 

@@ -1,0 +1,105 @@
+"""Compiled blocks: the same network, its layers and its loss turned into a few large kernels.
+
+One compiled block serves all layers, since their parameters are its arguments; so compiling takes as long for
+two layers as for forty. It pays where a run is long enough, which a short probe finds out once for each shape.
+"""
+
+import functools
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from core_ml import measured
+from core_ml.model.device import precision
+from core_ml.model.gpt import GPT, Block
+from core_ml.training.linear_loss import Rows, nll_and_grads
+
+LIKELY_GAIN = 0.3
+"""Share of a step that compiling saves where it does: whether a probe is worth its time."""
+LIKELY_COMPILING = 40.0  # s
+
+
+@functools.cache
+def _compiled_block() -> Any:
+    return torch.compile(Block.forward, dynamic=False)
+
+
+@functools.cache
+def _compiled_rows() -> Any:
+    return torch.compile(nll_and_grads, dynamic=False)
+
+
+def compile_blocks(model: GPT) -> None:
+    """From here on, training passes of whole causal windows run compiled; everything else as before."""
+    for block in model.blocks:
+        block.forward = functools.partial(_dispatch, block)  # type: ignore[method-assign]
+
+
+def release(model: GPT) -> None:
+    for block in model.blocks:
+        vars(block).pop("forward", None)
+
+
+def is_compiled(model: GPT) -> bool:
+    return "forward" in vars(model.blocks[0])
+
+
+def rows(model: GPT) -> Rows:
+    """The loss of a chunk of rows, compiled when the blocks are."""
+    return _compiled_rows() if is_compiled(model) and torch.is_grad_enabled() else nll_and_grads
+
+
+def _dispatch(block: Block, x: Any, rotation: Any, mask: Any, cache: Any = None) -> Any:
+    # Shapes other than a training batch's would each be compiled anew.
+    plain = not torch.is_grad_enabled() or mask is not None or cache is not None
+    return (Block.forward if plain else _compiled_block())(block, x, rotation, mask, cache)
+
+
+def pays(model: GPT, one_pass: Callable[[], object], shape: tuple[int, ...], steps: int) -> bool:
+    """Whether compiling saves more of `steps` updates than it costs.
+
+    Args:
+        one_pass: a forward and backward pass over a batch of `shape`; its gradients are thrown away.
+
+    Timed here and remembered. Returns false without a probe when the run is short, or when there is no compiler
+    for a processor's kernels.
+    """
+    if model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return False
+    what = f"pass of {shape}, {torch.get_num_threads()} threads, {precision(model.device)}, "
+    what += model.config.model_dump_json(exclude_defaults=True)
+    known: dict[str, float] | None = measured.recalled(what)
+    if known is None:
+        eager = _time(model, one_pass)
+        if steps * eager * LIKELY_GAIN < LIKELY_COMPILING:
+            return False
+        known = {"eager": eager, **_probe(model, one_pass)}
+        measured.remember(what, known)
+    return steps * (known["eager"] - known["compiled"]) > known["compiling"]
+
+
+def _probe(model: GPT, one_pass: Callable[[], object]) -> dict[str, float]:
+    begin = time.perf_counter()
+    compile_blocks(model)
+    try:
+        compiled = _time(model, one_pass)
+    finally:
+        release(model)
+    return {"compiled": compiled, "compiling": time.perf_counter() - begin}
+
+
+def _time(model: GPT, one_pass: Callable[[], object], passes: int = 3) -> float:
+    """Seconds of the quickest of some passes, after one to warm up."""
+    best = float("inf")
+    for number in range(passes + 1):
+        begin = time.perf_counter()
+        one_pass()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number:
+            best = min(best, time.perf_counter() - begin)
+        model.zero_grad()
+    return best
