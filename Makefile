@@ -59,7 +59,7 @@ screenshots: $(READY) ## every page of a toured lab as pictures in screenshots/
 
 lock: ## pin anew what pyproject.toml asks for
 	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install -q torch==2.13.0 \
-	&& .lock-venv/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > .lock-venv/wanted.txt \
+	&& .lock-venv/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + sum(p["optional-dependencies"].values(), [])))' > .lock-venv/wanted.txt \
 	&& .lock-venv/bin/pip install -q -r .lock-venv/wanted.txt \
 	&& { echo "# Every dependency of every command, pinned. Made from pyproject.toml by 'make lock'."; .lock-venv/bin/pip freeze | sed 's/+cpu//'; } > requirements.lock; rm -rf .lock-venv
 
