@@ -8,6 +8,7 @@ from django.utils import timezone
 from lab.models import Artifact, Group, Project, Ranking, Run, RunInput
 from lab.queries.board import board
 from lab.queries.lineage import chain
+from lab.templatetags.lab import letter
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -237,5 +238,5 @@ def test_a_run_and_what_it_made_stand_on_one_line(browser, life):
     )[0]
     # Four before it, people's project white, then itself, then what stands on it.
     assert line.count("<li>") == 6
-    assert re.search(r'stone people *">A</span>', line)
+    assert re.search(rf'stone people *">{letter(life["project"].pk)}</span>', line)
     assert re.search(r'aria-current="page"><span class="stone *">\d+</span> <span dir="auto">this run<', line)
