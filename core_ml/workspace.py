@@ -11,9 +11,6 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Artifact
 
-KEPT_STATES = 2
-"""The newest saved state, and the one before it in case the newest turns out damaged."""
-
 
 class Workspace:
     """Given to a recipe with its config.
@@ -84,8 +81,19 @@ class Workspace:
 
     # State: one folder for each saved step, visible only whole
 
-    def save_state(self, step: int, write: Callable[[Path], None]) -> None:
-        """Call `write` with a hidden folder, then make it the newest state; older ones go."""
+    def save_state(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        keep_last: int = 2,
+        keep: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        """Call `write` with a hidden folder, then make it the newest state; older ones go.
+
+        Args:
+            keep_last: by default the newest, and the one before it in case the newest turns out damaged.
+            keep: says of an older step whether its state stays nevertheless.
+        """
         hidden = self.state / f".step-{step:09d}.tmp"
         for left in self.state.glob(".step-*.tmp"):  # of an attempt that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
@@ -99,8 +107,9 @@ class Workspace:
         shutil.rmtree(target, ignore_errors=True)
         hidden.rename(target)
         artifact.sync(self.state)
-        for _, path in self._states()[KEPT_STATES:]:
-            shutil.rmtree(path, ignore_errors=True)
+        for older, path in self._states()[keep_last:]:
+            if not keep(older):
+                shutil.rmtree(path, ignore_errors=True)
 
     @staticmethod
     def _write_state(hidden: Path, write: Callable[[Path], None]) -> None:
@@ -121,6 +130,10 @@ class Workspace:
             except (OSError, ValueError):
                 continue
         return None
+
+    def state_of(self, step: int) -> Path | None:
+        """The state that was saved at just this step, where it is still kept."""
+        return next((path for saved, path in self._states() if saved == step), None)
 
     def _states(self) -> list[tuple[int, Path]]:
         found = [

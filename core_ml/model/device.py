@@ -112,3 +112,13 @@ def peak_flops(device: torch.device, size: int | None = None) -> float:
             (a @ a)[0, 0].item()
             best = max(best, 2 * size**3 / (time.perf_counter() - begin))
     return best
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: of its GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -72,6 +72,21 @@ class PretrainConfig(RecipeConfig):
     grad_clip: float | None = setting(
         None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
     )
+    ema: float | None = setting(
+        None,
+        "Weight of the past in a running average of the weights, which is then measured and published: 0.99 "
+        "averages the last hundred updates.",
+        group=OPTIMIZER,
+        gt=0,
+        lt=1,
+    )
+    spike: float | None = setting(
+        10.0,
+        "Updates whose loss stands so many usual spreads above the usual are passed over; three in a row send the "
+        "run back to its last saved state.",
+        group=OPTIMIZER,
+        gt=0,
+    )
     val_share: float = setting(
         0.05,
         "Share of the text kept for validation, whole hosts where there are many.",
@@ -92,7 +107,14 @@ class PretrainConfig(RecipeConfig):
     )
     sample_every: int = setting(50, "Between two rounds of samples.", unit="steps", group=REPORTS, ge=1)
     sample_tokens: int = setting(48, "Length of a sample.", unit="tokens", group=REPORTS, ge=1, le=4096)
+    publish: Literal["last", "best"] = setting(
+        "last", "The weights after the last update, or those that did best on validation text.", group=REPORTS
+    )
     save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    keep_last: int = setting(2, "Newest saved states that are kept.", group=MACHINE, ge=2, le=1000)
+    keep_every: int | None = setting(
+        None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1
+    )
     threads: int | None = setting(
         None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
     )
@@ -136,14 +158,16 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
     from core_ml.model import checkpoint, device
+    from core_ml.model.energy import Energy
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
-    from core_ml.training import fast, state
+    from core_ml.training import fast
     from core_ml.training.evaluate import Validation
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import backward
-    from core_ml.training.optim import clip, optimizers, scale_lr
+    from core_ml.training.optim import optimizers
     from core_ml.training.packing import Batches, Tokens, pack
+    from core_ml.training.update import Update
 
     yield resumed(workspace)
     device.use_threads(config.threads)
@@ -174,54 +198,69 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     if compiles:
         fast.compile_blocks(model)
 
+    update = Update(
+        model,
+        opts,
+        lambda step: lr_share(step - 1, config.steps, config.schedule, config.warmup, config.cooldown),
+        notes=notes,
+        grad_clip=config.grad_clip,
+        spread=config.spike,
+        ema=config.ema,
+        place=lambda step: f"Windows {(step - 1) * config.batch_size:,} to {step * config.batch_size - 1:,}.",
+    )
+    joules = Energy(target)
+
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
         share_of_rank = batches.batch(step)[ranks.rank() :: ranks.count()]
         ids = torch.from_numpy(share_of_rank).to(target)
         loss = backward(model, ids, device.tokens_at_once(target), config.batch_size)
-        loss = ranks.total(model, loss)
-        grad_norm = clip(model, config.grad_clip)
-        share = lr_share(step - 1, config.steps, config.schedule, config.warmup, config.cooldown)
-        lr = scale_lr(opts, share)
-        for opt in opts:
-            opt.step()
-        model.zero_grad()
-        values = {"loss": loss.item(), "lr": lr, "grad_norm": grad_norm}
+        told = update(step, loss, epochs=step * tokens_per_step / max(1, train.n_tokens))
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
         speed = {"tokens_per_second": tokens_per_step / seconds, "mfu": flops_per_step / seconds / peak}
-        return [Metric(step, {**values, **speed})]
+        return [*told, Metric(step, speed | joules.since_last(tokens_per_step))]
 
     def evaluate(step: int) -> Iterator[Event]:
-        val_bits_per_byte = yield from validation.measure(model)
+        with update.averaged():
+            val_bits_per_byte = yield from validation.measure(model)
+        if val_bits_per_byte <= min((value for _, value in notes["curve"]), default=val_bits_per_byte):
+            notes["best"] = step
         notes["curve"].append([step, val_bits_per_byte])
         yield Metric(step, {"val_bits_per_byte": val_bits_per_byte})
         yield figure(notes["curve"], baselines)
         yield Summary({"val_bits_per_byte": round(val_bits_per_byte, 4)})
 
     def sample(step: int) -> Iterator[Event]:
-        for text in _samples(model, tokenizer, prompts, config.sample_tokens, config.seed):
-            yield replace(text, step=step)
+        with update.averaged():
+            for text in _samples(model, tokenizer, prompts, config.sample_tokens, config.seed):
+                yield replace(text, step=step)
 
     loop = Loop(
         steps=config.steps,
         advance=advance,
-        write=lambda path, kept: state.write(path, model, opts, kept),
-        read=lambda path: state.read(path, model, opts),
+        capture=update.capture,
+        read=update.read,
         chores={
             "evaluate": Chore(every(config.eval_every, config.steps), evaluate),
             "sample": Chore(every(config.sample_every, config.steps), sample),
         },
         notes=notes,
         save_every=config.save_every,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
     )
     yield from loop.run(workspace)
     if not ranks.is_first():
         return
 
+    best = workspace.state_of(notes["best"]) if config.publish == "best" else None
+    if best is not None:
+        update.read(best)
     n_tokens = config.steps * tokens_per_step
     summary: dict[str, Any] = {
-        "val_bits_per_byte": round(notes["curve"][-1][1], 4),
+        "val_bits_per_byte": round(dict(notes["curve"])[notes["best"] if best else config.steps], 4),
+        "step": notes["best"] if best else config.steps,
         **baselines,
         "n_parameters": model.config.n_parameters,
         "tokens": n_tokens,
@@ -233,7 +272,8 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         "device": target.type,
     }
     writer = workspace.create("checkpoint", "checkpoint", role="base")
-    checkpoint.save(model, tokenizer, writer.path)
+    with update.averaged():
+        checkpoint.save(model, tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
     yield Summary({**summary, "findings": findings(summary)})
 
@@ -399,6 +439,14 @@ RECIPE = Recipe(
             "share",
             "higher",
             "Of what this machine reaches in one large matrix product.",
+        ),
+        Measure("epochs", "Times through the text", "epochs", "higher"),
+        Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
+        Measure(
+            "joules_per_token",
+            "Energy",
+            "J per token",
+            hint="Of the whole machine, where it lets one read its counters.",
         ),
     ),
     why=(

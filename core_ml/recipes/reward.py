@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
@@ -55,10 +54,9 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback.reward_model import RewardModel, Trainer
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
-    from core_ml.training import state
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.optim import clip, scale_lr
     from core_ml.training.schedule import lr_share
+    from core_ml.training.update import Update
 
     yield resumed(workspace)
     use_threads(config.threads)
@@ -75,29 +73,31 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     )
     scorer = RewardModel(model, tokenizer)
 
+    notes: dict[str, Any] = {}
+    update = Update(
+        model,
+        [optimizer],
+        lambda step: lr_share(step - 1, len(plan), "wsd", config.warmup, config.cooldown),
+        notes=notes,
+        grad_clip=config.grad_clip,
+    )
+
     def advance(step: int) -> list[Event]:
-        lr = scale_lr([optimizer], lr_share(step - 1, len(plan), "wsd", config.warmup, config.cooldown))
         loss, accuracy = trainer.loss(plan[step - 1])
         loss.backward()
-        grad_norm = clip(model, config.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        values = {"loss": loss.item(), "accuracy": accuracy, "grad_norm": grad_norm, "lr": lr}
-        return [Metric(step, values)]
-
-    def write(path: Path, notes: dict[str, Any]) -> None:
-        state.write(path, model, [optimizer], notes)
+        return update(step, loss, accuracy=accuracy)
 
     loop = Loop(
         len(plan),
         advance,
-        write,
-        lambda path: state.read(path, model, [optimizer]),
+        update.capture,
+        update.read,
         {
             "measure": Chore(
                 every(config.eval_every, len(plan)), lambda step: _measure(scorer, held_out, step, len(plan))
             )
         },
+        notes,
         save_every=config.save_every,
         message="learning from rankings",
     )
@@ -232,6 +232,7 @@ RECIPE = Recipe(
         Measure("val_loss", "Held-out loss", "nats", "lower"),
         Measure("loss", "Loss", "nats", "lower"),
         Measure("accuracy", "Training pairs ordered rightly", "share", "higher"),
+        Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
     ),
     why=(
         "Why rankings, when marks from 1 to 10 say more?",

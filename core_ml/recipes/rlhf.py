@@ -125,7 +125,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     loop = Loop(
         config.steps,
         advance,
-        lambda path, kept: state.write(path, policy, [optimizer], kept),
+        lambda kept: state.capture(policy, [optimizer], kept),
         lambda path: state.read(path, policy, [optimizer]),
         {"watch": Chore(every(config.eval_every, config.steps), watch)},
         notes,

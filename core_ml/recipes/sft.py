@@ -69,11 +69,11 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml import ranks
     from core_ml.model import checkpoint, device
     from core_ml.tasks.rows import read_rows
-    from core_ml.training import state
     from core_ml.training.conversations import ByLength, Conversations, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.loss import masked_logprobs
-    from core_ml.training.optim import clip, optimizers, scale_lr
+    from core_ml.training.loss import masked_backward
+    from core_ml.training.optim import optimizers
+    from core_ml.training.update import Update
 
     yield resumed(workspace)
     device.use_threads(config.threads)
@@ -94,26 +94,26 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     questions = _questions(conversations, config.n_samples)
     notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
 
+    update = Update(
+        model,
+        opts,
+        lambda step: lr_share(step - 1, batches.steps, config.schedule, config.warmup, config.cooldown),
+        notes=notes,
+        grad_clip=config.grad_clip,
+    )
+
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
         ids, mask = (tensor.to(model.device) for tensor in batches.batch(step))
         learned = mask[:, 1:].sum()
         share_of_rank = slice(ranks.rank(), None, ranks.count())
-        loss = -masked_logprobs(model, ids[share_of_rank], mask[share_of_rank]).sum() / learned
-        loss.backward()
-        loss = ranks.total(model, loss)
-        grad_norm = clip(model, config.grad_clip)
-        share = lr_share(step - 1, batches.steps, config.schedule, config.warmup, config.cooldown)
-        lr = scale_lr(opts, share)
-        for opt in opts:
-            opt.step()
-        model.zero_grad()
-        values = {"loss": loss.item(), "lr": lr, "grad_norm": grad_norm}
+        loss = masked_backward(model, ids[share_of_rank], mask[share_of_rank], int(learned))
+        told = update(step, loss, epochs=step / batches.steps * config.epochs)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
         notes["tokens"] += ids.numel()
         notes["learned_tokens"] += int(learned)
-        return [Metric(step, {**values, "tokens_per_second": ids.numel() / seconds})]
+        return [*told, Metric(step, {"tokens_per_second": ids.numel() / seconds})]
 
     def evaluate(step: int) -> Iterator[Event]:
         val_loss = yield from _val_loss(model, conversations, config)
@@ -127,8 +127,8 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     loop = Loop(
         steps=batches.steps,
         advance=advance,
-        write=lambda path, kept: state.write(path, model, opts, kept),
-        read=lambda path: state.read(path, model, opts),
+        capture=update.capture,
+        read=update.read,
         chores={
             "evaluate": Chore(every(config.eval_every, batches.steps), evaluate),
             "sample": Chore(every(config.sample_every, batches.steps), sample),
@@ -283,6 +283,8 @@ RECIPE = Recipe(
         Measure("lr", "Learning rate", hint="Of the matrices; embedding and head follow the same shape."),
         Measure("grad_norm", "Gradient norm"),
         Measure("tokens_per_second", "Speed", "tokens/s", "higher"),
+        Measure("epochs", "Times through the conversations", "epochs", "higher"),
+        Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
     ),
     why=(
         "Why is there no loss on the question?",

@@ -6,6 +6,7 @@ left out, and the curves of a run that was killed are those of one that was not.
 """
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from core_ml import ranks
-from core_ml.events import Event, Progress, Resumed, from_line, to_line
+from core_ml.errors import UserError
+from core_ml.events import Event, Log, Progress, Resumed, from_line, to_line
+from core_ml.training.guard import Spoilt
 from core_ml.workspace import Workspace
 
 
@@ -35,21 +38,30 @@ class Loop:
     """A run of `steps` updates.
 
     Args:
-        advance: makes update number `step` (the first is 1) and returns what there is to tell about it.
+        advance: makes update number `step` (the first is 1) and returns what there is to tell about it. It may
+            raise Spoilt: the run then goes back to its last saved state.
         chores: by name, done after `advance` at the steps at which they are due, and at step 0.
-        write, read: save and restore weights and optimizers with the notes given.
-        notes: JSON of the recipe's own, kept with the state; change it in place.
+        capture: copies weights and optimizers with the notes given, and returns what writes the copy into a
+            folder; that happens beside the training that goes on.
+        read: restores what was written.
+        notes: JSON of the recipe's own, kept with the state; change it in place. Where a chore sets "best" to a
+            step, the state of that step is saved and kept.
         save_every: seconds between saved states.
+        keep_last: the newest states that are kept.
+        keep_every: steps; states at their multiples are saved and kept besides.
     """
 
     steps: int
     advance: Callable[[int], list[Event]]
-    write: Callable[[Path, dict[str, Any]], None]
+    capture: Callable[[dict[str, Any]], Callable[[Path], None]]
     read: Callable[[Path], dict[str, Any]]
     chores: dict[str, Chore] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     save_every: float = 30.0
+    keep_last: int = 2
+    keep_every: int | None = None
     message: str = "training"
+    _saving: "_Saving" = field(default_factory=lambda: _Saving())
 
     def run(self, workspace: Workspace) -> Iterator[Event]:
         """Every event from where the run stands to the end. The caller has told `Resumed` already."""
@@ -70,20 +82,37 @@ class Loop:
                             told.append(event)
                     todo.pop(0)
                     queue.extend(told)
-                if step > saved_step and (step == self.steps or time.monotonic() - saved > self.save_every):
+                late = step == self.steps or time.monotonic() - saved > self.save_every
+                if step > saved_step and (late or self._keeps(step)):
                     self._save(workspace, step, todo, queue)
                     saved, saved_step = time.monotonic(), step
                 if step == self.steps:
+                    self._saving.finish()
                     return
                 step += 1
-                queue.extend([*self.advance(step), Progress(step, self.steps, message=self.message)])
-                todo = self._due(step)
+                try:
+                    queue.extend([*self.advance(step), Progress(step, self.steps, message=self.message)])
+                    todo = self._due(step)
+                except Spoilt as spoilt:
+                    step, todo, queue = self._go_back(workspace, step, spoilt)
+                    saved_step = step
+                    # Whatever the saved state had still to tell comes after: it was told of steps up to it.
+                    told_again: list[Event] = [
+                        Resumed(step),
+                        Log(f"Back to step {step}: {spoilt.reason}", "warning"),
+                    ]
+                    queue.extendleft(reversed(told_again))
         except GeneratorExit:
             self._save(workspace, step, todo, queue)
+            self._saving.finish()
             raise
 
     def _due(self, step: int) -> list[str]:
         return [name for name, chore in self.chores.items() if chore.due(step)]
+
+    def _keeps(self, step: int) -> bool:
+        every_so_often = self.keep_every is not None and step > 0 and step % self.keep_every == 0
+        return every_so_often or self.notes.get("best") == step
 
     def _restore(self, workspace: Workspace) -> tuple[int, list[str], deque[Event]]:
         latest = workspace.latest_state()
@@ -95,11 +124,58 @@ class Loop:
         self.notes.update(kept["notes"])
         return step, kept["todo"], deque(from_line(line)[0] for line in kept["queue"])
 
+    def _go_back(
+        self, workspace: Workspace, step: int, spoilt: Spoilt
+    ) -> tuple[int, list[str], deque[Event]]:
+        self._saving.finish()
+        if workspace.latest_state() is None:
+            raise UserError(
+                f"update {step} could not be made, and no state was saved yet to go back to: {spoilt.reason}",
+                hint="Lower the learning rates or set grad_clip.",
+            )
+        restored = self._restore(workspace)
+        self.notes.update(spoilt.notes)
+        return restored
+
     def _save(self, workspace: Workspace, step: int, todo: list[str], queue: deque[Event]) -> None:
         if not ranks.is_first():
             return
         kept = {"notes": self.notes, "todo": todo, "queue": [to_line(event, 0, 0) for event in queue]}
-        workspace.save_state(step, lambda path: self.write(path, json.loads(json.dumps(kept))))
+        write = self.capture(json.loads(json.dumps(kept)))
+        best, multiple = self.notes.get("best"), self.keep_every
+
+        def keep(other: int) -> bool:
+            return other == best or (multiple is not None and other > 0 and other % multiple == 0)
+
+        self._saving.begin(lambda: workspace.save_state(step, write, self.keep_last, keep))
+
+
+class _Saving:
+    """One state that is being written by a thread of its own; what goes wrong there is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        self.finish()
+
+        def work() -> None:
+            try:
+                write()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="saving")
+        self._thread.start()
+
+    def finish(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
 
 def resumed(workspace: Workspace) -> Resumed:

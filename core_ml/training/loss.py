@@ -50,6 +50,24 @@ def backward(
     return total
 
 
+def masked_backward(model: GPT, ids: Tensor, mask: Tensor, n_learned: int) -> Tensor:
+    """Add the gradient of the masked targets' losses over `n_learned`; returns that loss, detached.
+
+    Args:
+        ids: (B, T + 1) token ids; mask: (B, T + 1) bool, true on the tokens to learn.
+    """
+    if not len(ids):
+        return torch.zeros((), device=model.device)
+    scored = mask[:, 1:].bool()
+    with autocast(model.device):
+        hidden = model.hidden(ids[:, :-1])[scored]
+        weights = hidden.new_full((len(hidden),), 1 / n_learned, dtype=torch.float32)
+        cap = model.config.logit_softcap
+        loss = linear_nll(hidden, model.head_weight, ids[:, 1:][scored], weights, cap)
+    loss.backward()
+    return loss.detach()
+
+
 def masked_logprobs(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
     """Log-probabilities of the masked targets, zero elsewhere.
 

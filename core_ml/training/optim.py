@@ -1,6 +1,6 @@
 """Muon for the matrices of the blocks, AdamW for the embedding and the heads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.O
     ]
 
 
-def scale_lr(optimizers: list[torch.optim.Optimizer], share: float) -> float:
+def scale_lr(optimizers: Sequence[torch.optim.Optimizer], share: float) -> float:
     """Set every learning rate to a share of its peak; returns the first one."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -5,6 +5,7 @@ undisturbed one to the bit, the number of threads being the same. Kernels of a G
 """
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,56 @@ from core_ml.model.device import precision, use_precision
 TENSORS, NOTES = "state.safetensors", "state.json"
 
 
-def write(
-    path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], notes: dict[str, Any]
-) -> None:
-    """Write the state of a run into a folder; `notes` is whatever JSON the loop wants back."""
+def capture(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    notes: dict[str, Any],
+    average: dict[str, Tensor] | None = None,
+) -> Callable[[Path], None]:
+    """Copy the state of a run as it is now; the function that is returned writes it into a folder, at any time.
+
+    Args:
+        notes: whatever JSON the loop wants back.
+        average: a running average of the weights, by name.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in (average or {}).items()}
     tensors["rng/cpu"] = torch.get_rng_state()
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = value
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path / TENSORS)
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     dtype = str(precision(next(model.parameters()).device)).removeprefix("torch.")
-    state = {"threads": torch.get_num_threads(), "precision": dtype, "notes": notes}
-    (path / NOTES).write_text(json.dumps(state))
+    state = json.dumps({"threads": torch.get_num_threads(), "precision": dtype, "notes": notes})
+
+    def write(path: Path) -> None:
+        save_file(copies, path / TENSORS)
+        (path / NOTES).write_text(state)
+
+    return write
 
 
-def read(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Restore what `write` wrote, in place, with the number of threads and the precision; returns the notes.
+def read(
+    path: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: dict[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """Restore what was captured, in place, with the number of threads and the precision; returns the notes.
 
     Raises: UserError when the state is of another network.
     """
     tensors = load_file(path / TENSORS)
     state = json.loads((path / NOTES).read_text())
-    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_below("model/", tensors))
     except RuntimeError as error:
         raise UserError(
             f"the saved state does not fit this config: {str(error).splitlines()[-1].strip()}"
         ) from None
+    for name, value in _below("average/", tensors).items() if average else ():
+        average[name].copy_(value)  # type: ignore[index]
     for number, optimizer in enumerate(optimizers):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, number)})
     torch.set_rng_state(tensors["rng/cpu"])
@@ -56,10 +77,13 @@ def read(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     return state["notes"]
 
 
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 def _optimizer_state(tensors: dict[str, Tensor], number: int) -> dict[int, dict[str, Tensor]]:
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(f"optimizer/{number}/"):
-            _, _, index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = tensor
+    for name, tensor in _below(f"optimizer/{number}/", tensors).items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = tensor
     return state

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def test_a_restored_state_trains_on_as_the_original_does(tmp_path: Path) -> None
     opts = optimizers(model, 0.02, 0.01)
     for _ in range(3):
         train(model, opts)
-    state.write(tmp_path, model, opts, {"n": 3})
+    state.capture(model, opts, {"n": 3})(tmp_path)
     restored = GPT(CONFIG)
     restored_opts = optimizers(restored, 0.02, 0.01)
     assert state.read(tmp_path, restored, restored_opts) == {"n": 3}
@@ -191,15 +191,16 @@ def counting(save_every: float = 1e9) -> Loop:
         loop.notes["looks"] = loop.notes.get("looks", 0) + 1
         yield Sample(step, "q", f"{job['value']} {loop.notes['looks']}")
 
-    def write(path: Path, kept: dict[str, Any]) -> None:
-        (path / "job.json").write_text(json.dumps([job, kept]))
+    def capture(kept: dict[str, Any]) -> Callable[[Path], None]:
+        text = json.dumps([job, kept])
+        return lambda path: (path / "job.json").write_text(text)
 
     def read(path: Path) -> dict[str, Any]:
         saved, kept = json.loads((path / "job.json").read_text())
         job.update(saved)
         return kept
 
-    loop = Loop(7, advance, write, read, {"look": Chore(every(3, 7), look)}, save_every=save_every)
+    loop = Loop(7, advance, capture, read, {"look": Chore(every(3, 7), look)}, save_every=save_every)
     return loop
 
 
@@ -226,11 +227,12 @@ def test_a_loop_killed_at_any_event_goes_on_from_what_was_saved(tmp_path: Path) 
         killed = counting(0)
         events = killed.run(place)
         first = [next(events) for _ in range(n)]
+        killed._saving.finish()  # a kill before that finds the state before
         from_step = resumed(place).step
         kept = [event for event in first if event.step <= from_step]
         assert told(kept + list(counting(0).run(place))) == told(whole), n
         # The generator is still open, as the process was; closing it must not save over what went on.
-        killed.write = lambda path, kept: None
+        killed._saving.begin = lambda write: None
         events.close()
 
 
