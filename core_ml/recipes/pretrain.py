@@ -221,7 +221,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         speed = {"tokens_per_second": tokens_per_step / seconds, "mfu": flops_per_step / seconds / peak}
         return [*told, Metric(step, speed | joules.since_last(tokens_per_step))]
 
-    def evaluate(step: int) -> Iterator[Event]:
+    def evaluate(step: int) -> Generator[Event, None, None]:
         with update.averaged():
             val_bits_per_byte = yield from validation.measure(model)
         if val_bits_per_byte <= min((value for _, value in notes["curve"]), default=val_bits_per_byte):
@@ -231,7 +231,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         yield figure(notes["curve"], baselines)
         yield Summary({"val_bits_per_byte": round(val_bits_per_byte, 4)})
 
-    def sample(step: int) -> Iterator[Event]:
+    def sample(step: int) -> Generator[Event, None, None]:
         with update.averaged():
             for text in _samples(model, tokenizer, prompts, config.sample_tokens, config.seed):
                 yield replace(text, step=step)

@@ -1,7 +1,7 @@
 """Trains a reward model: a network that reads an answer and says how much people would like it."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
@@ -116,7 +116,9 @@ def _score_groups(scorer: "RewardModel", groups: Sequence["Group"]) -> list[list
     return [[next(values) for _ in group.completions] for group in groups]
 
 
-def _measure(scorer: "RewardModel", held_out: list["Group"], step: int, steps: int) -> Iterator[Event]:
+def _measure(
+    scorer: "RewardModel", held_out: list["Group"], step: int, steps: int
+) -> Generator[Event, None, None]:
     """Loss and accuracy on the held-out prompts, and what the model says of three of their answers."""
     import torch
 

@@ -1,6 +1,6 @@
 """Reinforcement learning from human feedback: the chat model practises, the reward model says how well it did."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
@@ -118,7 +118,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
         notes["history"].append({name: values[name] for name in KEPT if name in values})
         return [Metric(step, {**values, "lr": lr})]
 
-    def watch(step: int) -> Iterator[Event]:
+    def watch(step: int) -> Generator[Event, None, None]:
         yield Progress(step, config.steps, message="answering the prompts kept aside")
         yield from _watch(config, policy, tokenizer, reward, watched, step, notes)
 

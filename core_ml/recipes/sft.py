@@ -115,13 +115,13 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         notes["learned_tokens"] += int(learned)
         return [*told, Metric(step, {"tokens_per_second": ids.numel() / seconds})]
 
-    def evaluate(step: int) -> Iterator[Event]:
+    def evaluate(step: int) -> Generator[Event, None, None]:
         val_loss = yield from _val_loss(model, conversations, config)
         notes["val_losses"].append(val_loss)
         yield Metric(step, {"val_loss": val_loss})
         yield Summary({"val_loss": round(val_loss, 4)})
 
-    def sample(step: int) -> Iterator[Event]:
+    def sample(step: int) -> Generator[Event, None, None]:
         yield from _answers(model, tokenizer, questions, config.sample_tokens, step)
 
     loop = Loop(

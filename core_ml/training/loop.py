@@ -9,7 +9,8 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Chore:
     """
 
     due: Callable[[int], bool]
-    do: Callable[[int], Iterator[Event]]
+    do: Callable[[int], Generator[Event, None, None]]
 
 
 @dataclass
@@ -75,11 +76,13 @@ class Loop:
                         yield queue.popleft()
                         continue
                     told = []
-                    for event in self.chores[todo[0]].do(step):
-                        if isinstance(event, Progress):
-                            yield Progress(step, self.steps, message=event.message)
-                        else:
-                            told.append(event)
+                    # Closed before anything is saved: a chore may have put other weights into the model.
+                    with closing(self.chores[todo[0]].do(step)) as events:
+                        for event in events:
+                            if isinstance(event, Progress):
+                                yield Progress(step, self.steps, message=event.message)
+                            else:
+                                told.append(event)
                     todo.pop(0)
                     queue.extend(told)
                 late = step == self.steps or time.monotonic() - saved > self.save_every

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +140,32 @@ def test_the_average_follows_the_weights_and_outlives_a_stop(tmp_path: Path) -> 
     assert again.update.average["weight"].item() == pytest.approx(2.125)
 
 
+def test_a_loop_closed_while_it_measures_the_average_saves_the_weights(tmp_path: Path) -> None:
+    job = Job(tmp_path, set(), ema=0.5)
+
+    def look(step: int) -> Generator[Event, None, None]:
+        with job.update.averaged():
+            yield Progress(step, None, message="looking")
+
+    job.loop.chores = {"look": Chore(lambda step: step == 4, look)}
+    events = job.loop.run(job.workspace)
+    for event in events:
+        if isinstance(event, Progress) and event.message == "looking":
+            break
+    events.close()
+    again = Job(tmp_path, set(), ema=0.5)
+    again.loop._restore(again.workspace)
+    assert again.model.weight.item() == 4.0
+
+
 def test_the_last_states_the_multiples_and_the_best_are_kept(tmp_path: Path) -> None:
     job = Job(tmp_path, set())
     job.loop.keep_last, job.loop.keep_every = 2, 8
 
-    def look(step: int) -> Any:
+    def look(step: int) -> Generator[Event, None, None]:
         if step == 5:
             job.loop.notes["best"] = 5
-        return iter(())
+        yield from ()
 
     job.loop.chores = {"look": Chore(lambda step: True, look)}
     job.run()

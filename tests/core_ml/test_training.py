@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def counting(save_every: float = 1e9) -> Loop:
         job["value"] = job["value"] * 3 % 1009 + step
         return [Metric(step, {"loss": job["value"]}), Metric(step, {"lr": step})]
 
-    def look(step: int) -> Iterator[Event]:
+    def look(step: int) -> Generator[Event, None, None]:
         yield Progress(step, None, message="looking")
         yield Metric(step, {"val_loss": job["value"]})
         yield Progress(step, None, message="looking")
