@@ -3,9 +3,9 @@
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from core_ml import ranks
 from core_ml.config import RecipeConfig, setting
@@ -16,7 +16,7 @@ from core_ml.training.report import figure, findings
 from core_ml.training.schedule import Schedule, lr_share
 from core_ml.workspace import Workspace
 
-NETWORK, OPTIMIZER, REPORTS, MACHINE = "Network", "Optimizer", "Reports", "Machine"
+DATA, NETWORK, OPTIMIZER, REPORTS, MACHINE = "Data", "Network", "Optimizer", "Reports", "Machine"
 PROMPT_TOKENS = 8
 TEMPERATURE = 0.8
 TOKENS_AT_ONCE = 4096  # of one pass on a processor
@@ -31,6 +31,13 @@ class PretrainConfig(RecipeConfig):
     )
     seed: int = setting(
         0, "The same seed gives the same weights and the same order of text.", ge=0, le=2**31 - 1
+    )
+    weights: list[Annotated[float, Field(gt=0)]] | None = setting(
+        None,
+        "Where several datasets are read: how much of each, in their order; by default as much as each one has.",
+        group=DATA,
+        min_length=1,
+        max_length=1000,
     )
     n_layer: int = setting(4, "Blocks of attention and feed-forward.", group=NETWORK, ge=1, le=256)
     d_model: int = setting(
@@ -123,6 +130,12 @@ class PretrainConfig(RecipeConfig):
         "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough.",
         group=MACHINE,
     )
+    recompute: bool = setting(
+        False,
+        "Keep each layer's input only and make the rest anew in the backward pass: a third slower, for networks "
+        "that do not fit in memory otherwise.",
+        group=MACHINE,
+    )
     processes: int | None = setting(
         None,
         "Processes that share each update, under torchrun; by default one for each GPU, one without.",
@@ -165,22 +178,19 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.training.evaluate import Validation
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import backward
+    from core_ml.training.mixture import opened
     from core_ml.training.optim import optimizers
-    from core_ml.training.packing import Batches, Tokens, pack
     from core_ml.training.update import Update
 
     yield resumed(workspace)
     device.use_threads(config.threads)
     target = device.choose()
     tokenizer = Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json"))
-    folder = workspace.state / "tokens"
-    files = [file for documents in workspace.inputs("documents") for file in _documents(documents)]
     with ranks.first_alone():
-        yield from pack(files, tokenizer, folder, config.val_share)
-        train, val = Tokens(folder, "train"), Tokens(folder, "val")
-        validation = Validation(val, tokenizer, config.seq_len, config.val_tokens)
-        baselines = yield from validation.baselines(train, workspace)
-    batches = Batches(train, config.seq_len, config.batch_size, config.seed)
+        mixture = yield from opened(workspace, tokenizer, config.val_share, config.seed, config.weights)
+        validation = Validation(mixture.windows(config.seq_len, config.val_tokens), tokenizer)
+        baselines = yield from validation.baselines(mixture.text(), workspace)
+    batches = mixture.batches(config.seq_len, config.batch_size, config.seed)
     prompts = _prompts(validation, tokenizer)
     yield Summary(baselines)
 
@@ -194,6 +204,8 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     n_rows = len(range(ranks.rank(), config.batch_size, ranks.count()))
     example = torch.zeros(n_rows, config.seq_len + 1, dtype=torch.long)
+    if config.recompute:
+        fast.recompute_blocks(model)
     compiles = yield from _compiles(config, workspace, model, example)
     if compiles:
         fast.compile_blocks(model)
@@ -212,10 +224,9 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
-        share_of_rank = batches.batch(step)[ranks.rank() :: ranks.count()]
-        ids = torch.from_numpy(share_of_rank).to(target)
+        ids = torch.from_numpy(batches.batch(step, ranks.rank(), ranks.count())).to(target)
         loss = backward(model, ids, device.tokens_at_once(target), config.batch_size)
-        told = update(step, loss, epochs=step * tokens_per_step / max(1, train.n_tokens))
+        told = update(step, loss, epochs=step * tokens_per_step / mixture.n_tokens)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
         speed = {"tokens_per_second": tokens_per_step / seconds, "mfu": flops_per_step / seconds / peak}
@@ -264,10 +275,11 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         **baselines,
         "n_parameters": model.config.n_parameters,
         "tokens": n_tokens,
-        "epochs": round(n_tokens / max(1, train.n_tokens), 2),
-        "train_tokens": train.n_tokens,
+        "epochs": round(n_tokens / mixture.n_tokens, 2),
+        "datasets": mixture.told(batches, config.steps),
+        "train_tokens": mixture.n_tokens,
         "val_tokens": validation.n_tokens,
-        "split_by": train.split_by,
+        "split_by": mixture.split_by,
         "tokens_per_second": round(n_tokens / max(1e-9, notes["seconds"])),
         "device": target.type,
     }
@@ -298,11 +310,6 @@ def _compiles(
         )
         workspace.write_json(note, known)
     return known
-
-
-def _documents(folder: Any) -> list[Any]:
-    """Documents' files, without the crawl's decisions beside them."""
-    return [file for file in folder.files(".parquet") if file.name.startswith("documents")]
 
 
 def _prompts(validation: Any, tokenizer: Any) -> list[list[int]]:
@@ -368,7 +375,16 @@ RECIPE = Recipe(
     run=run,
     parallel=True,
     takes={
-        "documents": Input("dataset", ("documents",), description="Texts to read."),
+        "documents": Input(
+            "dataset", ("documents",), many=True, instead="tokens", description="Texts to read; packed first."
+        ),
+        "tokens": Input(
+            "dataset",
+            ("tokens",),
+            optional=True,
+            many=True,
+            description="Texts packed before, by the same tokenizer: instead of documents.",
+        ),
         "tokenizer": Input("tokenizer", description="How the texts become numbers."),
     },
     makes={"checkpoint": Output("checkpoint", "base", description="A model that goes on with any text.")},

@@ -105,6 +105,34 @@ def test_compiled_blocks_give_the_loss_and_gradients_of_plain_ones(config: GPTCo
     assert torch.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.999
 
 
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(OURS)
+    ids = torch.randint(0, 60, (3, 65), generator=torch.Generator().manual_seed(1))
+    found, kept = [], []
+    for recomputed in (False, True):
+        model.zero_grad()
+        if recomputed:
+            fast.recompute_blocks(model)
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.hidden(ids)
+        kept.append(sum(sizes))
+        loss = backward(model, ids, 1000)
+        found.append((loss.item(), [param.grad.clone() for param in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+    assert kept[1] < kept[0] / 3
+    fast.compile_blocks(model)
+    assert fast.is_compiled(model) and fast.is_recomputed(model)
+    fast.release(model)
+    assert not fast.is_compiled(model) and fast.is_recomputed(model)
+
+
 def test_a_short_run_is_not_compiled_and_a_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(OURS)
     passes = []
