@@ -38,6 +38,17 @@ class SftConfig(RecipeConfig):
     grad_clip: float | None = setting(
         None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
     )
+    lora_rank: int | None = setting(
+        None,
+        "Train small matrices of this rank beside the network's own, which takes a fraction of the memory; none "
+        "trains all weights.",
+        group=OPTIMIZER,
+        ge=1,
+        le=4096,
+    )
+    lora_alpha: float = setting(
+        16.0, "How strongly they count: alpha / rank times their product.", group=OPTIMIZER, gt=0, le=4096
+    )
     val_share: float = setting(
         0.02, "Share of the questions kept for validation.", group=REPORTS, gt=0, le=0.5
     )
@@ -66,9 +77,12 @@ class SftConfig(RecipeConfig):
 
 
 def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
+    import torch
+
     from core_ml import ranks
     from core_ml.model import checkpoint, device
     from core_ml.tasks.rows import read_rows
+    from core_ml.training import lora
     from core_ml.training.conversations import ByLength, Conversations, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import masked_backward
@@ -90,7 +104,12 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
             f"and {conversations.n_skipped:,} had no answer left to learn",
             "warning",
         )
-    opts = optimizers(model, config.muon_lr, config.adam_lr)
+    if config.lora_rank is None:
+        opts = optimizers(model, config.muon_lr, config.adam_lr)
+    else:
+        torch.manual_seed(config.seed)
+        adapters = lora.adapt(model, config.lora_rank, config.lora_alpha)
+        opts = [torch.optim.AdamW(adapters, config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
     questions = _questions(conversations, config.n_samples)
     notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
 
@@ -154,6 +173,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         "device": model.device.type,
     }
     writer = workspace.create("checkpoint", "checkpoint", role="chat")
+    lora.merge(model)
     checkpoint.save(model, tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
     verdict = "fell" if after < before else "did not fall: it went"

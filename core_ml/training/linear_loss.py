@@ -78,14 +78,16 @@ class _LinearNll(Function):
         with torch.autocast(device, enabled=False):
             x, low = hidden.to(dtype), weight.to(dtype)
             grad_hidden = torch.empty_like(x)
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+            # A frozen head needs none, and it costs a third of the products here.
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
             total = torch.zeros((), device=hidden.device)
             for part in _chunks(len(targets)):
                 losses, grad = rows(x[part] @ low.T, targets[part], softcap)
                 total += losses @ weights[part]
                 grad.mul_(weights[part, None])
                 torch.mm(grad, low, out=grad_hidden[part])
-                grad_weight.add_(grad.T @ x[part])
+                if grad_weight is not None:
+                    grad_weight.add_(grad.T @ x[part])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -96,7 +98,7 @@ class _LinearNll(Function):
         # In place: nobody else holds them, and the backward pass runs once.
         return (
             grad_hidden.mul_(grad).to(ctx.dtypes[0]),
-            grad_weight.mul_(grad).to(ctx.dtypes[1]),
+            None if grad_weight is None else grad_weight.mul_(grad).to(ctx.dtypes[1]),
             *(None,) * 4,
         )
 

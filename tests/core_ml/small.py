@@ -69,8 +69,8 @@ def tokenizer_artifact(folder: Path) -> Path:
     return folder
 
 
-def checkpoint_artifact(folder: Path) -> Path:
-    """A base checkpoint of a network with random weights."""
+def checkpoint_artifact(folder: Path, std: float | None = None) -> Path:
+    """A base checkpoint of an untrained network; with `std` all of its weights are random."""
     import torch
 
     from core_ml.model import checkpoint
@@ -80,10 +80,13 @@ def checkpoint_artifact(folder: Path) -> Path:
     config = GPTConfig(
         vocab_size=tokenizer().vocab_size, n_layer=2, n_head=2, n_kv_head=1, d_model=32, max_seq_len=96
     )
+    model = GPT(config)
+    for param in model.parameters() if std else ():
+        torch.nn.init.normal_(param, std=std)
     writer = artifact.Writer(
         folder, id="t-checkpoint", kind="checkpoint", role="base", name="base", origin=ORIGIN
     )
-    checkpoint.save(GPT(config), tokenizer(), writer.path)
+    checkpoint.save(model, tokenizer(), writer.path)
     writer.finish({"n_parameters": config.n_parameters})
     return folder
 

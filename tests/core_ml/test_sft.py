@@ -74,6 +74,32 @@ def test_a_run_closed_and_resumed_is_the_undisturbed_run_to_the_bit(
     assert weights[0] == weights[1]
 
 
+def test_adapters_are_tuned_stopped_and_merged(inputs: dict[str, Path], tmp_path: Path) -> None:
+    # An untrained network's last matrices are zero, and nothing could be learned before them.
+    inputs = inputs | {"checkpoint": small.checkpoint_artifact(tmp_path / "base", std=0.1)}
+    config = read_config(RECIPE, {**SMALL, "lora_rank": 4, "adam_lr": 0.02})
+    whole = list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "whole", **inputs)))
+    losses = small.curves(whole)["val_loss"]
+    assert losses[-1][1] < losses[0][1]
+    events = RECIPE.run(config, small.workspace(RECIPE, tmp_path / "stopped", **inputs))
+    for event in events:
+        if isinstance(event, Metric) and event.step == 5:
+            events.close()
+            break
+    list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "stopped", **inputs)))
+    weights = [
+        (tmp_path / name / "checkpoint/model.safetensors").read_bytes() for name in ("whole", "stopped")
+    ]
+    assert weights[0] == weights[1]
+    from core_ml.model import checkpoint
+
+    base, _ = checkpoint.load(inputs["checkpoint"], "cpu")
+    tuned, _ = checkpoint.load(tmp_path / "whole/checkpoint", "cpu")
+    before, after = base.state_dict(), tuned.state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and all(name.startswith("blocks.") for name in changed)
+
+
 def test_the_users_words_are_not_learned(inputs: dict[str, Path], tmp_path: Path) -> None:
     # The same answer to every question: only what is learned can become cheap.
     rows = [[("user", f"{i * 7919 % 997} {i}?"), ("assistant", "Yes.")] for i in range(100)]
