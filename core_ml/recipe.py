@@ -5,7 +5,7 @@ the lineage graph. Heavy imports (torch above all) stand inside `run`: the web p
 for its declaration and must start in two seconds and stay small.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,16 @@ STAGES = ("pages", "tokens", "base", "assistant", "reasoner", "aligned", "arena"
 
 @dataclass(frozen=True)
 class Input:
-    """One named input. `accepts` lists forms (of a dataset) or roles (of a checkpoint); empty means any."""
+    """One named input. `accepts` lists forms (of a dataset) or roles (of a checkpoint); empty means any.
+
+    `instead` names another input that may be given in its place.
+    """
 
     kind: Kind
     accepts: tuple[str, ...] = ()
     optional: bool = False
     many: bool = False
+    instead: str = ""
     description: str = ""
 
 
@@ -107,6 +111,14 @@ class Recipe:
     def __post_init__(self) -> None:
         assert self.stage in STAGES, self.stage
         assert (self.run is None) == bool(self.stages), f"{self.kind} needs either run or stages"
+
+    def lacking(self, given: Mapping[str, Any]) -> list[str]:
+        """The needed inputs for which nothing stands in `given`, nor for what may take their place."""
+        return [
+            name
+            for name, wanted in self.takes.items()
+            if not wanted.optional and not given.get(name) and not given.get(wanted.instead)
+        ]
 
     def preset(self, name: str) -> Preset | None:
         return next((preset for preset in self.presets if preset.name == name), None)

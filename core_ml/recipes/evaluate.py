@@ -170,7 +170,9 @@ def _bits_per_byte(
     """Yields Progress; returns bits per byte of validation text, or None without documents."""
     from core_ml.model import checkpoint
     from core_ml.training.evaluate import Validation
-    from core_ml.training.packing import Tokens, pack
+    from core_ml.training.mixture import files_of
+    from core_ml.training.packing import pack
+    from core_ml.training.tokens import Tokens
 
     if not workspace.has("documents"):
         return None
@@ -179,17 +181,11 @@ def _bits_per_byte(
     # One packing for each tokenizer, most often one for all.
     digest = next(file.sha256 for file in folder.manifest.files if file.path == "tokenizer.json")
     tokens: Path = workspace.state / f"tokens-{digest[:16]}"
-    files = [
-        file
-        for documents in workspace.inputs("documents")
-        for file in documents.files(".parquet")
-        if file.name.startswith("documents")
-    ]
+    files = [file for documents in workspace.inputs("documents") for file in files_of(documents)]
     yield from pack(files, tokenizer, tokens, _val_share(config, workspace))
     seq_len = min(config.seq_len, model.config.max_seq_len)
-    return (
-        yield from Validation(Tokens(tokens, "val"), tokenizer, seq_len, config.val_tokens).measure(model)
-    )
+    windows = Tokens(tokens, "val").spread(seq_len, config.val_tokens)
+    return (yield from Validation(windows, tokenizer).measure(model))
 
 
 def _val_share(config: EvaluateConfig, workspace: Workspace) -> float:

@@ -1,11 +1,10 @@
 """What counting alone achieves on the same tokens: unigram and bigram models, in bits per byte."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from core_ml.training.loss import bits_per_byte
-from core_ml.training.packing import Tokens
 
 CHUNK = 1 << 22
 MAX_TOKENS = 1 << 26  # counts have long settled by then
@@ -52,10 +51,10 @@ class NGrams:
         return float(-np.log(unigram[b]).sum()), float(-np.log(bigram).sum())
 
 
-def count(tokens: Tokens, vocab_size: int) -> Iterator[NGrams]:
+def count(shards: Iterable[np.ndarray], vocab_size: int) -> Iterator[NGrams]:
     """Count the training tokens, at most `MAX_TOKENS`; yields the counts so far after each chunk."""
     ngrams, left = NGrams(vocab_size), MAX_TOKENS
-    for shard in tokens.shards:
+    for shard in shards:
         for begin in range(0, min(len(shard), left), CHUNK):
             # One token of overlap, so that the pair across the border counts; it is not counted alone twice.
             ids = np.asarray(shard[begin : begin + CHUNK + 1])

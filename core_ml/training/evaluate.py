@@ -1,6 +1,6 @@
 """How well a network predicts text that it was not trained on, and how well counting does on the same tokens."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
 from core_ml.training.baselines import NGrams, baselines, count
 from core_ml.training.loss import bits_per_byte, token_nll
-from core_ml.training.packing import Tokens
 from core_ml.workspace import Workspace
 
 TOKENS_AT_ONCE = 8192
@@ -18,10 +17,10 @@ NOTE = "baselines.json"
 
 
 class Validation:
-    """The same windows of validation text for every measurement of a run."""
+    """The same windows of validation text, (n, T + 1), for every measurement of a run."""
 
-    def __init__(self, tokens: Tokens, tokenizer: Tokenizer, seq_len: int, n_tokens: int) -> None:
-        self.windows = tokens.spread(seq_len, n_tokens)  # (n, T + 1)
+    def __init__(self, windows: np.ndarray, tokenizer: Tokenizer) -> None:
+        self.windows = windows
         self.vocab_size = tokenizer.vocab_size
         lengths = np.array([len(data) for data in tokenizer.token_bytes])
         self.n_bytes = int(lengths[self.windows[:, 1:]].sum())
@@ -37,7 +36,9 @@ class Validation:
             yield Progress(min(begin + rows, len(self.windows)), len(self.windows), "windows", "measuring")
         return bits_per_byte(nats, self.n_bytes)
 
-    def baselines(self, train: Tokens, workspace: Workspace) -> Generator[Event, None, dict[str, float]]:
+    def baselines(
+        self, train: Iterable[np.ndarray], workspace: Workspace
+    ) -> Generator[Event, None, dict[str, float]]:
         """Unigram and bigram models of the training tokens, on these windows; counted once in a run's life."""
         known = workspace.read_json(NOTE)
         if known is None:

@@ -1,216 +1,334 @@
-"""Documents to token shards, and token shards to batches.
+"""Documents to token shards, in pieces that any number of processes pack at the same time.
 
-A shard is a file of little-endian uint16 (uint32 for more than 65,536 tokens) beside an index of where its
-documents begin; each document follows a `<|bos|>`. Shards are mapped into memory, so a corpus may be larger.
+Four steps, each of functions that write below a folder: `survey` measures a piece, so that whole groups can be
+kept for validation; `encode` writes its tokens; `gather` puts documents from all pieces into one shard, in an order
+that follows from a seed; `complete` writes the index, last. The shards are the same to the byte however the
+documents were cut into pieces and whoever packed them. `pack` does it all in this process.
 """
 
 import json
+import os
+import shutil
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core_ml import parquet
-from core_ml.artifact import write_atomically
+from core_ml.artifact import sync, write_atomically
 from core_ml.errors import UserError
 from core_ml.events import Event, Progress
 from core_ml.tokenizer.tokenizer import Tokenizer
-from core_ml.training import split
+from core_ml.training.permutation import key, mixed
+from core_ml.training.split import Sizes, Split
+from core_ml.training.tokens import ENTRY, INDEX, SIDES
 
-INDEX = "index.json"
-SHARD_TOKENS = 1 << 26
+NOTE = "note.json"
+SHARD_TOKENS = 1 << 27
+PIECE_BYTES = 64_000_000  # of text, for one process at a time
 BUFFER_BYTES = 1 << 20
-PIECES = 64  # encoded between two looks at whether the run is to stop
+LOOK_EVERY = 64  # pieces of text encoded between two looks at whether the run is to stop
 
 
-def pack(files: list[Path], tokenizer: Tokenizer, folder: Path, val_share: float) -> Iterator[Event]:
-    """Write train and validation shards below `folder`, its index last; does nothing when that is there.
+@dataclass(frozen=True)
+class Piece:
+    """Row groups `groups` of a file. `row` is the number of its first row in the file, `place` in all documents."""
+
+    path: str
+    groups: tuple[int, int]
+    row: int
+    place: int
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class Document:
+    place: int
+    url: str
+    id: str
+    text: str
+
+
+def pieces(files: Sequence[Path], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+    """The documents of Parquet files in pieces of about so many bytes; a row group is never cut.
+
+    Raises: UserError when a file is damaged or of other columns, or there is no document.
+    """
+    found: list[Piece] = []
+    place = 0
+    for file in files:
+        metadata = _metadata(file)
+        first = row = n_rows = n_bytes = 0
+        for group in range(metadata.num_row_groups):
+            n_rows += metadata.row_group(group).num_rows
+            n_bytes += metadata.row_group(group).total_byte_size
+            if n_bytes >= piece_bytes or group + 1 == metadata.num_row_groups:
+                if n_rows:
+                    found.append(Piece(str(file), (first, group + 1), row, place, n_rows))
+                first, row, place, n_rows, n_bytes = group + 1, row + n_rows, place + n_rows, 0, 0
+    if not found:
+        raise UserError("the documents are empty: choose a dataset that has some", field="documents")
+    return found
+
+
+def _metadata(file: Path) -> pq.FileMetaData:
+    try:
+        names, metadata = pq.read_schema(file).names, pq.read_metadata(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{file.name} is damaged: {error}", field="documents") from None
+    if "text" not in names:
+        raise UserError(f"{file.name} has no column 'text': it does not hold documents", field="documents")
+    return metadata
+
+
+def documents(piece: Piece) -> Iterator[Document]:
+    """Every document of a piece that has text, a few in memory; one without an id is named by its place."""
+    with parquet.open_file(Path(piece.path)) as file:
+        columns = [name for name in ("url", "id", "text") if name in file.schema_arrow.names]
+        for number, row in enumerate(parquet.rows(file, columns, range(*piece.groups))):
+            if row["text"]:
+                id = row.get("id") or _name(piece, number)
+                yield Document(piece.place + number, row.get("url") or "", id, row["text"])
+
+
+def _name(piece: Piece, number: int) -> str:
+    return f"{Path(piece.path).name}:{piece.row + number + 1}"
+
+
+def survey(piece: Piece, folder: Path) -> Iterator[Event]:
+    """Write how much text the piece has in each group that the split may choose."""
+    sizes, number = Sizes(), 0
+    with parquet.open_file(Path(piece.path)) as file:
+        columns = [name for name in ("url", "id", "text") if name in file.schema_arrow.names]
+        for group in range(*piece.groups):
+            for batch in file.iter_batches(parquet.rows_at_once(file, group), [group], columns):
+                # Bytes of UTF-8, without making a Python string of the text.
+                lengths = pc.fill_null(pc.binary_length(batch.column("text")), 0).to_pylist()
+                names = [
+                    batch.column(name).to_pylist() if name in columns else [None] * len(lengths)
+                    for name in ("url", "id")
+                ]
+                for size, url, id in zip(lengths, *names, strict=True):
+                    if size:
+                        sizes.add(url or "", id or _name(piece, number), size)
+                    number += 1
+                yield Progress(number, piece.n_rows, "documents", "measuring documents")
+    (folder / NOTE).write_text(json.dumps(sizes.to_json()))
+
+
+def split(surveyed: Iterable[Path], val_share: float) -> Split:
+    """Which groups are kept for validation, from the folders that `survey` filled."""
+    sizes = Sizes()
+    for folder in surveyed:
+        sizes.merge(Sizes.from_json(json.loads((folder / NOTE).read_text())))
+    return sizes.split(val_share)
+
+
+def encode(piece: Piece, tokenizer: Tokenizer, chosen: Split, folder: Path) -> Iterator[Event]:
+    """Write a piece's tokens and document index for either side of the split."""
+    dtype = token_type(tokenizer.vocab_size)
+
+    def texts() -> Iterator[tuple[tuple[int, str, int], str]]:
+        for document in documents(piece):
+            side = "val" if chosen.is_validation(document.url, document.id) else "train"
+            yield (document.place, side, len(document.text.encode())), document.text
+
+    files = {side: (folder / f"{side}.bin").open("wb", buffering=BUFFER_BYTES) for side in SIDES}
+    entries = {side: array("Q") for side in SIDES}
+    counts = {side: {"n_documents": 0, "n_bytes": 0, "n_tokens": 0} for side in SIDES}
+    try:
+        last = -1
+        for number, ((place, side, n_bytes), ids) in enumerate(tokenizer.encode_pieces(texts())):
+            count = counts[side]
+            if place != last:
+                entries[side].extend((count["n_tokens"], place))
+                ids, last = [tokenizer.bos_id, *ids], place
+                count["n_documents"] += 1
+                count["n_bytes"] += n_bytes
+            files[side].write(_as_bytes(ids, dtype))
+            count["n_tokens"] += len(ids)
+            if number % LOOK_EVERY == 0:
+                yield Progress(place - piece.place, piece.n_rows, "documents", "packing tokens")
+    finally:
+        for file in files.values():
+            file.close()
+    for side in SIDES:
+        np.frombuffer(entries[side], dtype=np.uint64).astype("<u8").tofile(folder / f"{side}.idx")
+    (folder / NOTE).write_text(json.dumps(counts))
+    yield Progress(piece.n_rows, piece.n_rows, "documents", "packing tokens")
+
+
+def _as_bytes(ids: list[int], dtype: np.dtype) -> bytes:
+    return np.array(ids, dtype=dtype).tobytes()
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def counts(encoded: Iterable[Path]) -> dict[str, dict[str, int]]:
+    """Documents, bytes and tokens of both sides, in all of the folders that `encode` filled.
+
+    Raises: UserError when nothing is left to train on, or nothing to validate on.
+    """
+    total = {side: {"n_documents": 0, "n_bytes": 0, "n_tokens": 0} for side in SIDES}
+    for folder in encoded:
+        for side, count in json.loads((folder / NOTE).read_text()).items():
+            for name, value in count.items():
+                total[side][name] += value
+    n_documents = sum(count["n_documents"] for count in total.values())
+    for side, wanted in zip(SIDES, ("training", "validation"), strict=True):
+        if total[side]["n_documents"] == 0:
+            raise UserError(
+                f"the documents hold {n_documents:,} texts, and none is left for {wanted}: add documents",
+                field="documents",
+            )
+    return total
+
+
+def shard_names(total: dict[str, dict[str, int]]) -> list[str]:
+    """The shards that hold so much, train-00000 and so on."""
+    return [f"{side}-{number:05d}" for side in SIDES for number in range(n_shards(total, side))]
+
+
+def n_shards(total: dict[str, dict[str, int]], shard: str) -> int:
+    """How many shards a shard's side has."""
+    return -(-total[shard.partition("-")[0]]["n_tokens"] // SHARD_TOKENS)
+
+
+def gather(
+    encoded: Sequence[Path], shard: str, of: int, seed: int, dtype: np.dtype, folder: Path
+) -> Iterator[Event]:
+    """Write one of a side's shards, `of` so many: documents from all pieces, in an order that the seed alone gives.
+
+    Each document has a number that is drawn from the seed and its place; shard k holds the k-th part of these
+    numbers, in their order. So no process needs to know of more documents than those of its shard.
+    """
+    side, _, number = shard.partition("-")
+    drawn, found = np.uint64(key(seed)), []
+    for part, encoding in enumerate(encoded):
+        entries = np.fromfile(encoding / f"{side}.idx", dtype=ENTRY)
+        size = (encoding / f"{side}.bin").stat().st_size // dtype.itemsize
+        lengths = np.diff(entries["start"].astype(np.int64), append=size)
+        keys = mixed(entries["row"] + drawn)
+        here = np.flatnonzero((keys >> np.uint64(32)) * np.uint64(of) >> np.uint64(32) == int(number))
+        found.append(
+            (
+                keys[here],
+                entries["row"][here],
+                entries["start"][here],
+                lengths[here],
+                np.full(len(here), part),
+            )
+        )
+    keys, rows, starts, lengths, parts = (np.concatenate(column) for column in zip(*found, strict=True))
+    if not len(keys):
+        return
+    order = np.lexsort((rows, keys))
+    ends = np.empty(len(keys), dtype=np.int64)
+    ends[order] = np.cumsum(lengths[order])
+    begins = ends - lengths
+    out = np.memmap(folder / f"{shard}.bin", dtype=dtype, mode="w+", shape=(int(lengths.sum()),))
+    for part, encoding in enumerate(encoded):
+        here = np.flatnonzero(parts == part)
+        if len(here):
+            tokens = np.memmap(encoding / f"{side}.bin", dtype=dtype, mode="r")
+            for start, length, begin in zip(
+                starts[here].tolist(), lengths[here].tolist(), begins[here].tolist(), strict=True
+            ):
+                out[begin : begin + length] = tokens[start : start + length]
+        yield Progress(part + 1, len(encoded), "pieces", "shuffling documents")
+    out.flush()
+    index = np.empty(len(keys), dtype=ENTRY)
+    index["start"], index["row"] = begins[order], rows[order]
+    index.tofile(folder / f"{shard}.idx")
+
+
+def complete(
+    folder: Path,
+    total: dict[str, dict[str, int]],
+    dtype: np.dtype,
+    split_by: str,
+    seed: int,
+    tokenizer: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the index of the shards in `folder`, and return it.
+
+    Args:
+        tokenizer: whatever tells which it is, with its fingerprint as "sha256".
+    """
+    index: dict[str, Any] = {"dtype": dtype.str, "split_by": split_by, "seed": seed, "tokenizer": tokenizer}
+    for side in SIDES:
+        sizes = {
+            file.name: file.stat().st_size // dtype.itemsize for file in sorted(folder.glob(f"{side}-*.bin"))
+        }
+        assert sum(sizes.values()) == total[side]["n_tokens"], (sizes, total)
+        shards = [{"file": name, "n_tokens": size} for name, size in sizes.items()]
+        index[side] = {"shards": shards, **total[side]}
+    write_atomically(folder / INDEX, json.dumps(index))
+    return index
+
+
+def pack(
+    files: Sequence[Path],
+    tokenizer: Tokenizer,
+    folder: Path,
+    val_share: float,
+    seed: int = 0,
+    identity: dict[str, Any] | None = None,
+) -> Iterator[Event]:
+    """All of it in this process, below `folder`; does nothing when the index is there, and no piece twice.
 
     Raises: UserError when there is nothing to train on or nothing to validate on.
     """
     if (folder / INDEX).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    n_documents = check(files)
-    chosen = split.choose(((url, id, len(text.encode())) for url, id, text in rows(files)), val_share)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    found, dtype = pieces(files), token_type(tokenizer.vocab_size)
+    surveyed = yield from _each(found, folder / "survey", survey)
+    chosen = split(surveyed, val_share)
 
-    def texts() -> Iterator[tuple[tuple[int, str, int], str]]:
-        for number, (url, id, text) in enumerate(rows(files), 1):
-            side = "val" if chosen.is_validation(url, id) else "train"
-            yield (number, side, len(text.encode())), text
+    def encoding(piece: Piece, target: Path) -> Iterator[Event]:
+        return encode(piece, tokenizer, chosen, target)
 
-    done = 0
-    with _ShardWriter(folder, "train", dtype) as train, _ShardWriter(folder, "val", dtype) as val:
-        writers = {"train": train, "val": val}
-        pieces = tokenizer.encode_pieces(texts())
-        for count, ((number, side, n_bytes), ids) in enumerate(pieces):
-            if number > done:
-                writers[side].begin(tokenizer.bos_id, n_bytes)
-                done = number
-            writers[side].add(ids)
-            if count % PIECES == 0:
-                yield Progress(done - 1, n_documents, "documents", "packing tokens")
-        yield Progress(done, n_documents, "documents", "packing tokens")
-        index = {name: writer.finish() for name, writer in writers.items()}
-    for name, wanted in (("train", "training"), ("val", "validation")):
-        if index[name]["n_documents"] == 0:
-            raise UserError(
-                f"the documents hold {n_documents:,} texts, and none is left for {wanted}: add documents",
-                field="documents",
-            )
-    write_atomically(folder / INDEX, json.dumps({"dtype": dtype.str, "split_by": chosen.level, **index}))
+    encoded = yield from _each(found, folder / "encoded", encoding)
+    total = counts(encoded)
+    for shard in shard_names(total):
+        yield from gather(encoded, shard, n_shards(total, shard), seed, dtype, folder)
+    complete(folder, total, dtype, chosen.level, seed, identity or {})
+    for name in ("survey", "encoded"):
+        shutil.rmtree(folder / name)
 
 
-def check(files: list[Path]) -> int:
-    """The number of documents in Parquet files. Raises UserError when they are damaged, empty or of other columns."""
-    n = 0
-    for file in files:
-        try:
-            metadata = pq.read_schema(file), pq.read_metadata(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{file.name} is damaged: {error}", field="documents") from None
-        if "text" not in metadata[0].names:
-            raise UserError(
-                f"{file.name} has no column 'text': it does not hold documents", field="documents"
-            )
-        n += metadata[1].num_rows
-    if n == 0:
-        raise UserError("the documents are empty: choose a dataset that has some", field="documents")
-    return n
+def _each(
+    found: Sequence[Piece], folder: Path, work: Callable[[Piece, Path], Iterator[Event]]
+) -> Generator[Event, None, list[Path]]:
+    """Let `work` fill a folder for each piece, seen only when it is whole; passes over those that are there."""
+    n_rows, targets = found[-1].place + found[-1].n_rows, []
+    for number, piece in enumerate(found):
+        targets.append(folder / f"{number:05d}")
+        if targets[-1].exists():
+            continue
+        hidden = folder / f".{number:05d}.tmp"
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        for event in work(piece, hidden):
+            assert isinstance(event, Progress), event
+            yield replace(event, step=piece.place + event.step, total=n_rows)
+        for path in hidden.iterdir():
+            sync(path)
+        hidden.rename(targets[-1])
+    return targets
 
 
-def rows(files: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """(url, id, text) of every document that has text, a few in memory; one without an id is named by its place."""
-    for path in files:
-        with parquet.open_file(path) as file:
-            columns = [name for name in ("url", "id", "text") if name in file.schema_arrow.names]
-            for number, row in enumerate(parquet.rows(file, columns), 1):
-                if row["text"]:
-                    yield row.get("url") or "", row.get("id") or f"{path.name}:{number}", row["text"]
-
-
-class _ShardWriter:
-    """Appends tokens to one side's shards as they come; a shard ends with a document."""
-
-    def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
-        self.folder, self.name, self.dtype = folder, name, dtype
-        self.shards: list[dict[str, Any]] = []
-        self.starts = array("Q")
-        self.length = self.n_documents = self.n_bytes = 0
-        self._file: BinaryIO | None = None
-
-    def begin(self, bos_id: int, n_bytes: int) -> None:
-        """A document of so many bytes begins."""
-        if self.length >= SHARD_TOKENS:
-            self._end()
-        self.starts.append(self.length)
-        self.n_documents += 1
-        self.n_bytes += n_bytes
-        self.add([bos_id])
-
-    def add(self, ids: list[int]) -> None:
-        self._file = self._file or (self.folder / f"{self._shard}.bin").open("wb", buffering=BUFFER_BYTES)
-        self._file.write(np.array(ids, dtype=self.dtype).tobytes())
-        self.length += len(ids)
-
-    def finish(self) -> dict[str, Any]:
-        if self.length:
-            self._end()
-        return {"shards": self.shards, "n_documents": self.n_documents, "n_bytes": self.n_bytes}
-
-    @property
-    def _shard(self) -> str:
-        return f"{self.name}-{len(self.shards):05d}"
-
-    def _end(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        np.frombuffer(self.starts, dtype=np.uint64).astype("<u8").tofile(self.folder / f"{self._shard}.idx")
-        self.shards.append({"file": f"{self._shard}.bin", "n_tokens": self.length})
-        self.starts, self.length, self._file = array("Q"), 0, None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file:
-            self._file.close()
-
-
-class Tokens:
-    """The packed tokens of one side of the split."""
-
-    def __init__(self, folder: Path, side: str) -> None:
-        index = json.loads((folder / INDEX).read_text())
-        self.shards = [
-            np.memmap(folder / shard["file"], dtype=index["dtype"], mode="r")
-            for shard in index[side]["shards"]
-        ]
-        self.n_tokens = sum(len(shard) for shard in self.shards)
-        self.n_documents: int = index[side]["n_documents"]
-        self.n_bytes: int = index[side]["n_bytes"]
-        self.split_by: str = index["split_by"]
-
-    def spread(self, seq_len: int, n_tokens: int) -> np.ndarray:
-        """(n, seq_len + 1) windows, spread evenly over the shards, that hold about `n_tokens` targets."""
-        windows = [len(range(0, len(shard) - seq_len, seq_len)) for shard in self.shards]
-        n_windows = sum(windows)
-        if not n_windows:
-            return np.asarray(self.shards[0][None], dtype=np.int64)
-        wanted = min(n_windows, max(1, n_tokens // seq_len))
-        found = np.empty((wanted, seq_len + 1), dtype=np.int64)
-        begins = np.cumsum([0, *windows])
-        for k in range(wanted):
-            window = k * n_windows // wanted
-            i = int(np.searchsorted(begins, window, side="right")) - 1
-            at = int(window - begins[i]) * seq_len
-            found[k] = self.shards[i][at : at + seq_len + 1]
-        return found
-
-
-class Batches:
-    """Training windows in an order that follows from the seed alone: every window once in each epoch.
-
-    Windows are the corpus cut at multiples of `seq_len`, from an offset that changes with the epoch.
-    """
-
-    def __init__(self, tokens: Tokens, seq_len: int, batch_size: int, seed: int) -> None:
-        self.tokens, self.seq_len, self.batch_size, self.seed = tokens, seq_len, batch_size, seed
-        # One window fewer than fit leaves room for the offset.
-        fitting = [(len(shard) - 1) // seq_len for shard in tokens.shards]
-        self.n_windows = [max(1, n - 1) if n else 0 for n in fitting]
-        self.total = sum(self.n_windows)
-        self.begins = np.cumsum([0, *self.n_windows])
-        self._epoch: tuple[int, np.ndarray, float] | None = None
-        if self.total == 0:
-            raise UserError(
-                f"the documents make {tokens.n_tokens:,} training tokens, fewer than one window of {seq_len}: "
-                "add documents or choose a smaller seq_len",
-                field="seq_len",
-            )
-
-    def batch(self, step: int) -> np.ndarray:
-        """(batch_size, seq_len + 1) int64 token ids of update `step`, the first of which is 1."""
-        first = (step - 1) * self.batch_size
-        return np.stack([self._window(*divmod(first + row, self.total)) for row in range(self.batch_size)])
-
-    def _window(self, epoch: int, number: int) -> np.ndarray:
-        if self._epoch is None or self._epoch[0] != epoch:
-            draws = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            self._epoch = epoch, draws.permutation(self.total), draws.random()
-        window = self._epoch[1][number]
-        i = int(np.searchsorted(self.begins, window, side="right")) - 1
-        shard = self.tokens.shards[i]
-        slack = len(shard) - 1 - self.n_windows[i] * self.seq_len
-        start = int(window - self.begins[i]) * self.seq_len + int(
-            self._epoch[2] * min(self.seq_len, slack + 1)
-        )
-        return np.asarray(shard[start : start + self.seq_len + 1], dtype=np.int64)
+def place_file(source: Path, target: Path) -> None:
+    """The same file in a second folder, without a copy where the disk can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 MAX_KEYS = 200_000  # beyond that a threshold on the hash is exact enough, and the keys need not be remembered
@@ -36,6 +37,15 @@ class Split:
         key = key_of(self.level, url, id)
         return place(key) < self.share if self.chosen is None else key in self.chosen
 
+    def to_json(self) -> dict[str, Any]:
+        chosen = None if self.chosen is None else sorted(self.chosen)
+        return {"level": self.level, "share": self.share, "chosen": chosen}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Split":
+        chosen = found["chosen"]
+        return cls(found["level"], found["share"], None if chosen is None else frozenset(chosen))
+
 
 def key_of(level: str, url: str, id: str) -> str:
     try:
@@ -49,29 +59,59 @@ def place(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()) / 2**64
 
 
-def choose(documents: Iterable[tuple[str, str, int]], share: float) -> Split:
-    """Split by host, or where there are few hosts by page, or else by document.
+class Sizes:
+    """Bytes of text by group, at every level; the sizes of parts of a corpus add up to those of the whole."""
 
-    Args:
-        documents: (url, id, bytes of text) of each.
-        share: of all bytes that is wanted for validation.
-    """
-    sizes: dict[str, Counter[str]] = {level: Counter() for level in LEVELS}
-    total = 0
-    for url, id, size in documents:
-        total += size
-        for level, counter in sizes.items():
+    def __init__(self) -> None:
+        self.total = 0
+        self.groups: dict[str, Counter[str]] = {level: Counter() for level in LEVELS}
+
+    def add(self, url: str, id: str, size: int) -> None:
+        self.total += size
+        for level, counter in self.groups.items():
+            # One group more than may be remembered tells that there are too many.
             if len(counter) <= MAX_KEYS:
                 counter[key_of(level, url, id)] += size
-    for level, counter in sizes.items():
-        if len(counter) > MAX_KEYS:
-            return Split(level, share, None)
-        fits = len(counter) >= MIN_GROUPS and max(counter.values()) <= MAX_GROUP_SHARE * total
-        if level == "document" or fits:
-            chosen = _fill(counter, share * total)
-            if chosen:
-                return Split(level, share, frozenset(chosen))
-    return Split("document", share, frozenset())
+
+    def merge(self, other: "Sizes") -> None:
+        self.total += other.total
+        for level, counter in self.groups.items():
+            if len(counter) <= MAX_KEYS:
+                counter.update(other.groups[level])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"total": self.total, "groups": self.groups}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Sizes":
+        sizes = cls()
+        sizes.total = found["total"]
+        sizes.groups = {level: Counter(found["groups"][level]) for level in LEVELS}
+        return sizes
+
+    def split(self, share: float) -> Split:
+        """Split by host, or where there are few hosts by page, or else by document.
+
+        Args:
+            share: of all bytes that is wanted for validation.
+        """
+        for level, counter in self.groups.items():
+            if len(counter) > MAX_KEYS:
+                return Split(level, share, None)
+            fits = len(counter) >= MIN_GROUPS and max(counter.values()) <= MAX_GROUP_SHARE * self.total
+            if level == "document" or fits:
+                chosen = _fill(counter, share * self.total)
+                if chosen:
+                    return Split(level, share, frozenset(chosen))
+        return Split("document", share, frozenset())
+
+
+def choose(documents: Iterable[tuple[str, str, int]], share: float) -> Split:
+    """The split of documents given as (url, id, bytes of text)."""
+    sizes = Sizes()
+    for url, id, size in documents:
+        sizes.add(url, id, size)
+    return sizes.split(share)
 
 
 def _fill(sizes: Counter[str], goal: float) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from django.http import Http404, HttpRequest
 from ninja import Router, Schema
+from pydantic import Field
 
 from core_ml import recipes
 from core_ml.recipe import Recipe
@@ -34,6 +35,7 @@ class InputOut(Schema):
     accepts: list[str]
     optional: bool
     many: bool
+    instead: str = Field(description="Another input that may be given in its place; empty when there is none.")
     description: str
 
 

@@ -196,8 +196,7 @@ def _next() -> list[dict[str, Any]]:
 
 def ready(recipe: Recipe) -> bool:
     """Whether each needed input could be chosen now."""
-    needed = [name for name, wanted in recipe.takes.items() if not wanted.optional]
-    return all(artifacts.options(recipe, name).exists() for name in needed)
+    return not recipe.lacking({name: artifacts.options(recipe, name).exists() for name in recipe.takes})
 
 
 def machine_facts(request: HttpRequest) -> HttpResponse:

@@ -150,13 +150,11 @@ def _matched(recipe: Recipe, inputs: Inputs) -> tuple[dict[str, list[Artifact]],
                 taken.setdefault(name, []).append(ready)
             else:
                 pending.setdefault(name, []).append(waiting)
-    for name, wanted in recipe.takes.items():
-        if not wanted.optional and not inputs.get(name):
-            errors.append(
-                FieldError(
-                    f"inputs.{name}", f"{recipe.kind} needs the input {name!r}: choose a {wanted.kind}"
-                )
-            )
+    for name in recipe.lacking(inputs):
+        kind = recipe.takes[name].kind
+        errors.append(
+            FieldError(f"inputs.{name}", f"{recipe.kind} needs the input {name!r}: choose a {kind}")
+        )
     if pending:
         # Order matters where one input takes many: those that exist go where they stand once all are there.
         for name in pending:

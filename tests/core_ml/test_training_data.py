@@ -13,8 +13,10 @@ import pytest
 from core_ml.errors import UserError
 from core_ml.training import packing, split
 from core_ml.training.baselines import NGrams, count
+from core_ml.training.batches import Batches
 from core_ml.training.conversations import ByLength, Conversations, cut, encode
-from core_ml.training.packing import Batches, Tokens, pack
+from core_ml.training.packing import pack
+from core_ml.training.tokens import Tokens
 from tests.core_ml import small
 
 
@@ -26,17 +28,19 @@ def packed(folder: Path, texts: list[str] | None = None, val_share: float = 0.1)
 
 def test_every_document_stands_on_one_side_after_its_bos(tmp_path: Path) -> None:
     folder, tokenizer = packed(tmp_path), small.tokenizer()
-    texts = []
+    wanted = pq.read_table(tmp_path / "documents/documents-00000.parquet")["text"].to_pylist()
+    seen = []
     for side in ("train", "val"):
         tokens = Tokens(folder, side)
         ids = np.concatenate(tokens.shards)
         assert ids.dtype == np.uint16 and ids[0] == tokenizer.bos_id
-        starts = np.fromfile(folder / f"{side}-00000.idx", dtype="<u8")
-        assert starts.tolist() == np.flatnonzero(ids == tokenizer.bos_id).tolist()
-        texts += [tokenizer.decode(document) for document in np.split(ids, starts[1:].astype(int))]
-        assert sum(len(text.encode()) for text in texts[-len(starts) :]) == tokens.n_bytes
-    wanted = pq.read_table(tmp_path / "documents/documents-00000.parquet")["text"].to_pylist()
-    assert Counter(texts) == Counter(wanted)
+        index = tokens.documents[0]
+        assert index["start"].tolist() == np.flatnonzero(ids == tokenizer.bos_id).tolist()
+        found = [tokenizer.decode(document) for document in np.split(ids, index["start"][1:].astype(int))]
+        assert found == [wanted[row] for row in index["row"]]
+        assert sum(len(text.encode()) for text in found) == tokens.n_bytes
+        seen += index["row"].tolist()
+    assert sorted(seen) == list(range(60)) and seen != sorted(seen)
 
 
 def test_texts_alone_are_documents_enough(tmp_path: Path) -> None:
@@ -48,11 +52,7 @@ def test_texts_alone_are_documents_enough(tmp_path: Path) -> None:
 
 
 def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
-    with packing._ShardWriter(tmp_path, "x", np.dtype("<u4")) as writer:
-        writer.begin(70_000, 2)
-        writer.add([1])
-        assert writer.finish()["shards"] == [{"file": "x-00000.bin", "n_tokens": 2}]
-    assert np.fromfile(tmp_path / "x-00000.bin", dtype="<u4").tolist() == [70_000, 1]
+    assert packing.token_type(1 << 16) == np.dtype("<u2") and packing.token_type(70_000) == np.dtype("<u4")
 
 
 def test_shards_are_cut_between_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,14 +60,14 @@ def test_shards_are_cut_between_documents(tmp_path: Path, monkeypatch: pytest.Mo
     tokens = Tokens(packed(tmp_path), "train")
     assert len(tokens.shards) > 3
     assert all(shard[0] == small.tokenizer().bos_id for shard in tokens.shards)
-    batches = Batches(tokens, 16, 3, seed=0)
-    assert batches.total == sum(max(1, (len(shard) - 1) // 16 - 1) for shard in tokens.shards)
+    batches = Batches([tokens], 16, 3, seed=0)
+    assert batches.totals[0] == sum(max(1, (len(shard) - 1) // 16 - 1) for shard in tokens.shards)
 
 
 def test_an_epoch_holds_every_window_once_in_an_order_of_its_own(tmp_path: Path) -> None:
     tokens = Tokens(packed(tmp_path), "train")
-    batches = Batches(tokens, 16, 1, seed=3)
-    n = batches.total
+    batches = Batches([tokens], 16, 1, seed=3)
+    n = batches.totals[0]
     epochs = [[batches.batch(step).tobytes() for step in range(e * n + 1, (e + 1) * n + 1)] for e in range(2)]
     ids = np.asarray(tokens.shards[0], dtype=np.int64)
     offset = next(o for o in range(17) if ids[o : o + 17].tobytes() in epochs[0])
@@ -78,11 +78,11 @@ def test_an_epoch_holds_every_window_once_in_an_order_of_its_own(tmp_path: Path)
 
 def test_a_batch_follows_from_seed_and_step_alone(tmp_path: Path) -> None:
     tokens = Tokens(packed(tmp_path), "train")
-    forward = [Batches(tokens, 16, 5, seed=1).batch(step) for step in (1, 40, 2)]
-    batches = Batches(tokens, 16, 5, seed=1)
+    forward = [Batches([tokens], 16, 5, seed=1).batch(step) for step in (1, 40, 2)]
+    batches = Batches([tokens], 16, 5, seed=1)
     assert np.array_equal(forward[1], batches.batch(40))
     assert np.array_equal(forward[0], batches.batch(1))
-    assert not np.array_equal(forward[0], Batches(tokens, 16, 5, seed=2).batch(1))
+    assert not np.array_equal(forward[0], Batches([tokens], 16, 5, seed=2).batch(1))
     assert forward[0].shape == (5, 17) and forward[0].dtype == np.int64
 
 
@@ -107,9 +107,9 @@ def test_tokens_go_to_the_disk_piece_by_piece_however_long_a_document_is(
     whole = packed(tmp_path / "whole", texts, 0.25)
     monkeypatch.setattr("core_ml.tokenizer.tokenizer.PIECE_CHARS", 500)
     monkeypatch.setattr("core_ml.tokenizer.tokenizer.BATCH_CHARS", 2000)
-    added, add = [], packing._ShardWriter.add
+    added, as_bytes = [], packing._as_bytes
     monkeypatch.setattr(
-        packing._ShardWriter, "add", lambda self, ids: added.append(len(ids)) or add(self, ids)
+        packing, "_as_bytes", lambda ids, dtype: added.append(len(ids)) or as_bytes(ids, dtype)
     )
     parts = packed(tmp_path / "parts", texts, 0.25)
     # A token has one character at least, and a piece ends with the word in which its 500 are full.
@@ -121,7 +121,7 @@ def test_tokens_go_to_the_disk_piece_by_piece_however_long_a_document_is(
 def test_windows_longer_than_the_text_are_refused(tmp_path: Path) -> None:
     tokens = Tokens(packed(tmp_path), "train")
     with pytest.raises(UserError, match="choose a smaller seq_len") as caught:
-        Batches(tokens, tokens.n_tokens, 1, seed=0)
+        Batches([tokens], tokens.n_tokens, 1, seed=0)
     assert caught.value.field == "seq_len"
 
 
@@ -142,7 +142,7 @@ def test_too_few_documents_are_told(tmp_path: Path, texts: list[str], told: str)
 def test_a_damaged_file_of_documents_is_named(tmp_path: Path) -> None:
     (tmp_path / "documents-00000.parquet").write_bytes(b"PAR1 no, it is not")
     with pytest.raises(UserError, match=r"documents-00000\.parquet is damaged"):
-        packing.check([tmp_path / "documents-00000.parquet"])
+        packing.pieces([tmp_path / "documents-00000.parquet"])
 
 
 def test_validation_takes_whole_hosts_whatever_else_the_corpus_holds() -> None:
@@ -193,14 +193,14 @@ def test_counting_in_chunks_is_counting_at_once(tmp_path: Path, monkeypatch: pyt
     tokens = Tokens(packed(tmp_path), "train")
     ids = np.asarray(tokens.shards[0]).tolist()
     monkeypatch.setattr("core_ml.training.baselines.CHUNK", 100)
-    *_, ngrams = count(tokens, 320)
+    *_, ngrams = count(tokens.shards, 320)
     pairs = Counter(a * 320 + b for a, b in pairwise(ids))
     assert dict(zip(ngrams.pairs.tolist(), ngrams.counts.tolist(), strict=True)) == pairs
     assert {i: n for i, n in enumerate(ngrams.unigrams.tolist()) if n} == Counter(ids)
 
 
 def test_the_bigram_probabilities_of_all_followers_sum_to_one(tmp_path: Path) -> None:
-    *_, ngrams = count(Tokens(packed(tmp_path), "train"), 320)
+    *_, ngrams = count(Tokens(packed(tmp_path), "train").shards, 320)
     for context in (0, 5, 300):
         windows = np.array([[context, token] for token in range(320)])
         total = sum(math.exp(-ngrams.nll(windows[k : k + 1])[1]) for k in range(320))
