@@ -1,0 +1,81 @@
+"""A tokenizer as the keys of a GGUF file.
+
+The file carries `tokenizer.json` whole, which our engine reads, and the same vocabulary in llama.cpp's own form,
+which knows no pattern for words but its own list of names. Where our pattern is on that list, llama.cpp's programs
+cut every text as we do; where it is not they take the nearest, and a few texts come out as other tokens.
+"""
+
+import json
+from typing import Any
+
+from core_ml.errors import UserError
+from core_ml.tokenizer.tokenizer import Tokenizer
+
+CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+CONTRACTIONS_AS_FLAG = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+NAMES = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
+    CONTRACTIONS_AS_FLAG + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + REST: "llama-bpe",
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + REST: "llama-bpe",
+    CONTRACTIONS_AS_FLAG + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + REST: "qwen2",
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + REST: "qwen2",
+}
+"""llama.cpp's name of each pattern that it cuts words by."""
+NEAREST = "qwen2"
+"""Letters with a sign before them, digits one by one: as our own pattern, but for runs of white space and 's."""
+NORMAL, CONTROL, UNUSED = 1, 3, 5
+
+
+def write(writer: Any, tokenizer: Tokenizer, vocab_size: int, role: str) -> None:
+    """Add a tokenizer's keys to a `gguf.GGUFWriter`.
+
+    Args:
+        vocab_size: of the network, which may have more outputs than there are tokens.
+        role: of the checkpoint. A base model's text begins with `<|bos|>` and ends before the next one.
+    Raises: UserError for a tokenizer that is no byte-level BPE.
+    """
+    described = json.loads(tokenizer.inner.to_str())
+    if described["model"]["type"] != "BPE" or not tokenizer.merge_ranks:
+        raise UserError(
+            "only byte-level BPE tokenizers can be written as GGUF, and this one is none", field="checkpoint"
+        )
+    n = tokenizer.vocab_size
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pattern_name(tokenizer)[0])
+    names = [tokenizer.name(id) for id in range(n)] + [f"<|unused_{id}|>" for id in range(n, vocab_size)]
+    writer.add_token_list(names)
+    kinds = [CONTROL if id in tokenizer.special_ids else NORMAL for id in range(n)]
+    writer.add_token_types(kinds + [UNUSED] * (vocab_size - n))
+    writer.add_token_merges([f"{left} {right}" for left, right in tokenizer.merge_ranks])
+    base = role == "base"
+    writer.add_bos_token_id(tokenizer.bos_id)
+    writer.add_eos_token_id(tokenizer.bos_id if base else tokenizer.end_id)
+    writer.add_eot_token_id(tokenizer.end_id)
+    # A conversation begins with its first message, a document with <|bos|>.
+    writer.add_add_bos_token(base)
+    writer.add_string("tokenizer.huggingface.json", tokenizer.inner.to_str())
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def pattern_name(tokenizer: Tokenizer) -> tuple[str, bool]:
+    """llama.cpp's name of the pattern that cuts words, and whether it cuts every text as the tokenizer does."""
+    described = json.loads(tokenizer.inner.to_str())
+    before = described["pre_tokenizer"] or {}
+    parts = before.get("pretokenizers", [before])
+    cuts = [part for part in parts if part.get("type") in ("Split", "ByteLevel", "Digits", "Punctuation")]
+    patterns = [part["pattern"].get("Regex", "") for part in cuts if part["type"] == "Split"]
+    plain = described["normalizer"] is None and not any(part.get("add_prefix_space") for part in cuts)
+    if not patterns and any(part["type"] == "ByteLevel" and part.get("use_regex", True) for part in cuts):
+        return "gpt-2", plain
+    if len(patterns) == 1 and patterns[0] in NAMES:
+        return NAMES[patterns[0]], plain and not any(part.get("use_regex") for part in cuts)
+    return NEAREST, False
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}<|im_sep|>{{ message.content }}<|im_end|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
+)
