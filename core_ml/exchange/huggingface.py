@@ -1,12 +1,69 @@
-"""Checkpoints as Hugging Face model folders, out and in."""
+"""Checkpoints as Hugging Face model folders, in and out.
 
+Of a folder from elsewhere only settings, safetensors and the tokenizer's JSON are read, and nothing of it is run.
+"""
+
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from core_ml.artifact import Folder, Manifest
+from core_ml.artifact import Folder, Manifest, write_atomically
+from core_ml.errors import UserError
+from core_ml.exchange import weights
+from core_ml.exchange.card import model_card
+from core_ml.model import checkpoint as ours
+from core_ml.model import families
+from core_ml.model.config import GPTConfig
+from core_ml.model.families import Family
+from core_ml.tokenizer.tokenizer import BOS, END, SEP, START, Tokenizer
+
+if TYPE_CHECKING:
+    from core_ml.model.gpt import GPT
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+MAX_CONFIG_BYTES = 1 << 20
+# Text that spells a special token becomes one here, as with every template; our own tokenizer never does that.
+CHAT_TEMPLATE = (
+    f"{{% for message in messages %}}{START}{{{{ message['role'] }}}}{SEP}{{{{ message['content'] }}}}{END}"
+    f"{{% endfor %}}{{% if add_generation_prompt %}}{START}assistant{SEP}{{% endif %}}"
+)
+
+
+def read_config(folder: Path) -> tuple[Family, GPTConfig]:
+    """Family and network of a folder. Imports no torch. Raises UserError for what is not covered."""
+    return families.read(read_json(folder / "config.json"))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises UserError when it is missing, too large, or no JSON object."""
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it is larger than {MAX_CONFIG_BYTES >> 20} MB")
+        fields = json.loads(file.read_bytes())
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no object")
+        return fields
+    except FileNotFoundError:
+        raise UserError(f"{file.parent.name} is no model folder: it has no {file.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.parent.name}/{file.name} is damaged: {str(error)[:200]}") from None
+
+
+def load(folder: Path) -> "GPT":
+    """The network of a folder, in float32 on the processor. Raises UserError."""
+    from core_ml.model.gpt import GPT
+
+    family, config = read_config(folder)
+    state = weights.read_all(folder, family, config)
+    model = GPT(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def family(checkpoint: Path | str) -> str:
+    """The family that a checkpoint's folder would be written as. Imports no torch. Raises UserError as `save`."""
+    return families.write(ours.read_config(checkpoint))[0].name
 
 
 def save(
@@ -21,9 +78,62 @@ def save(
     Returns: the published family that it is written as, such as "llama".
     Raises: UserError that names the settings which no family has, or that its weights are damaged.
     """
-    raise NotImplementedError
+    manifest = checkpoint.manifest
+    config = ours.read_config(checkpoint.path)
+    family, fields = families.write(config, preferred=manifest.summary.get("family"))
+    model, tokenizer = ours.load(checkpoint.path, "cpu")
+    chats = manifest.role != "base"
+    save_weights(model, family, target / ours.WEIGHTS, dtype)
+    # Where our engine stops: a chat model at the end of its turn first of all.
+    ends = [tokenizer.end_id, tokenizer.bos_id, tokenizer.start_id]
+    ids = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends[not chats],
+        "pad_token_id": tokenizer.end_id,
+    }
+    _write_json(target / "config.json", {**fields, **ids, "torch_dtype": dtype, "use_cache": True})
+    _write_json(target / "generation_config.json", {**ids, "eos_token_id": ends, "do_sample": False})
+    _save_tokenizer(tokenizer, config, chats, target)
+    write_atomically(target / "README.md", model_card(manifest, ancestors, family.name, config, chats))
+    return family.name
 
 
-def family(checkpoint: Path | str) -> str:
-    """The family that a checkpoint's folder would be written as. Imports no torch. Raises UserError as `save`."""
-    raise NotImplementedError
+def save_weights(model: "GPT", family: Family, file: Path, dtype: Dtype = "float32") -> None:
+    """Write a network's tensors under the family's names. Raises UserError when they do not fit the type."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = weights.split(model.state_dict(), family, model.config)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{name} holds numbers too large for {dtype}: choose bfloat16", field="dtype")
+    save_file(tensors, file, {"format": "pt"})
+
+
+def _save_tokenizer(tokenizer: Tokenizer, config: GPTConfig, chats: bool, target: Path) -> None:
+    fields = json.loads(tokenizer.inner.to_str())
+    # A text by itself begins as each document began in training; a conversation has tokens of its own.
+    bos = {"id": BOS, "ids": [tokenizer.bos_id], "tokens": [BOS]}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    pair = {"Sequence": {"id": "B", "type_id": 0}}
+    fields["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, text],
+        "pair": [{"SpecialToken": {"id": BOS, "type_id": 0}}, text, pair],
+        "special_tokens": {BOS: bos},
+    }
+    _write_json(target / "tokenizer.json", fields)
+    special = {"bos_token": BOS, "eos_token": END if chats else BOS, "pad_token": END}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+        **special,
+    }
+    _write_json(target / "tokenizer_config.json", settings)
+
+
+def _write_json(file: Path, fields: dict[str, Any]) -> None:
+    write_atomically(file, json.dumps(fields, indent=1, ensure_ascii=False))

@@ -111,7 +111,11 @@ def read_config(path: Path | str) -> GPTConfig:
 
 def tensors(path: Path | str) -> list[TensorInfo]:
     """Name, shape, type and size of each tensor, in the file's order. Raises UserError. Imports no torch."""
-    file = Path(path) / WEIGHTS
+    return read_header(Path(path) / WEIGHTS, BYTES_OF)
+
+
+def read_header(file: Path, bytes_of: dict[str, int]) -> list[TensorInfo]:
+    """As `tensors` for any safetensors file; `bytes_of` names the types that it may hold."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -120,21 +124,21 @@ def tensors(path: Path | str) -> list[TensorInfo]:
                 raise ValueError(f"its header claims {length:,} bytes")
             header = json.loads(stream.read(length), object_pairs_hook=_no_doubles)
         header.pop("__metadata__", None)
-        infos = [_info(name, entry) for name, entry in header.items()]
-        if size != 8 + length + sum(info["n_parameters"] * BYTES_OF[info["dtype"]] for info in infos):
+        infos = [_info(name, entry, bytes_of) for name, entry in header.items()]
+        if size != 8 + length + sum(info["n_parameters"] * bytes_of[info["dtype"]] for info in infos):
             raise ValueError(f"its {size:,} bytes are not what its header says")
     except FileNotFoundError:
-        raise UserError(f"{Path(path).name} is no checkpoint: it has no {WEIGHTS}") from None
+        raise UserError(f"{file.parent.name} is no checkpoint: it has no {file.name}") from None
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise UserError(f"{Path(path).name}/{WEIGHTS} is damaged: {error}") from None
+        raise UserError(f"{file.parent.name}/{file.name} is damaged: {error}") from None
     return infos
 
 
-def _info(name: str, entry: dict[str, Any]) -> TensorInfo:
+def _info(name: str, entry: dict[str, Any], bytes_of: dict[str, int]) -> TensorInfo:
     shape, dtype = [int(n) for n in entry["shape"]], str(entry["dtype"])
     begin, end = entry["data_offsets"]
     n = math.prod(shape)
-    if dtype not in BYTES_OF or min(shape, default=1) < 0 or end - begin != n * BYTES_OF[dtype]:
+    if dtype not in bytes_of or min(shape, default=1) < 0 or end - begin != n * bytes_of[dtype]:
         raise ValueError(f"tensor {name[:80]!r} of type {dtype[:20]} does not fill its place")
     return {"name": name, "shape": shape, "dtype": dtype, "n_parameters": n}
 

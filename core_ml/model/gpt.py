@@ -163,7 +163,7 @@ class GPT(nn.Module):
             x = x * self.config.embedding_scale
         if self.positions is not None:
             x = x + self.positions(positions)
-        return rms(x) if self.config.embedding_norm else x
+        return F.rms_norm(x, (x.size(-1),), None, self.norm.eps) if self.config.embedding_norm else x
 
     def hidden(
         self,
@@ -246,10 +246,6 @@ class GPT(nn.Module):
 
 
 Rotation = tuple[Tensor, Tensor]
-
-
-def rms(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.size(-1),))
 
 
 def rotary(length: int, d_head: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
