@@ -58,7 +58,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(texts, 300)
 
 
-def network(settings: dict[str, Any], seed: int = 5) -> GPT:
+def network(settings: dict[str, Any], seed: int = 0) -> GPT:
     """Weights drawn so that the most probable token is mostly far before the next."""
     model = GPT(GPTConfig(**settings))
     draws = torch.Generator().manual_seed(seed)
@@ -91,13 +91,26 @@ def ask(client: httpx.Client, prompt: list[int], **fields: Any) -> Any:
 
 
 @torch.no_grad()
-def greedy(model: GPT, ids: list[int], n: int, never: set[int]) -> list[int]:
-    ids, begin = list(ids), len(ids)
+def greedy(model: GPT, ids: list[int], n: int, never: set[int]) -> tuple[list[int], float]:
+    """The continuation, and by how much the closest of its decisions was made, in nats."""
+    ids, begin, margin = list(ids), len(ids), torch.inf
     for _ in range(n):
         logits = model(torch.tensor([ids]))[0, -1]
         logits[list(never)] = -torch.inf
+        first, second = logits.topk(2).values.tolist()
+        margin = min(margin, first - second)
         ids.append(int(logits.argmax()))
-    return ids[begin:]
+    return ids[begin:], margin
+
+
+def decided(settings: dict[str, Any], prompt: list[int], never: set[int]) -> tuple[GPT, list[int]]:
+    """The first network whose continuation holds no near tie, which f16's rounding could turn."""
+    for seed in range(200):
+        model = network(settings, seed)
+        tokens, margin = greedy(model, prompt, 32, never)
+        if margin > 0.05:
+            return model, tokens
+    raise AssertionError("every seed has a near tie")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -105,15 +118,14 @@ def test_llama_cpp_continues_each_network_as_ours_for_32_tokens(
     name: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     wanted, settings = NETWORKS[name]
-    model = network(settings)
+    prompt, never = tokenizer.encode("the cat sees a dog"), {tokenizer.bos_id, tokenizer.end_id}
+    model, expected = decided(settings, prompt, never)
     checkpoint.save(model, tokenizer, tmp_path)
     assert gguf.save(tmp_path / "it.gguf", tmp_path, "f16", name="it", role="chat") == wanted
-    prompt = tokenizer.encode("the cat sees a dog")
-    never = {tokenizer.bos_id, tokenizer.end_id}
     with served(tmp_path / "it.gguf", model.config.max_seq_len) as client:
         ban = [[id, False] for id in never]
         told = ask(client, prompt, n_predict=32, temperature=0, samplers=["temperature"], logit_bias=ban)
-    assert told["tokens"] == greedy(model, prompt, 32, never)
+    assert told["tokens"] == expected
 
 
 @pytest.mark.parametrize("precision", gguf.PRECISIONS)
