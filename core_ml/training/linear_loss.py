@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 CHUNK = 512  # rows; more leave a processor's cache, fewer make small products
 
-Rows = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
+Rows = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 
 
 def linear_nll(
@@ -52,22 +52,25 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def nll_and_grads(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each row, and its gradient by the logits, from one pass over them.
+def nll_and_grads(
+    logits: Tensor, targets: Tensor, weights: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the rows' negative log-likelihoods, and its gradient by the logits, from one pass.
 
     Args:
-        logits: (N, V) as the product gave them, before any softcap; targets: (N,) int64.
-    Returns: (N,) float32, and (N, V) in the type of the logits.
+        logits: (N, V) as the product gave them, before any softcap; targets: (N,) int64; weights: (N,) float32.
+    Returns: () float32, and (N, V) in the type of the logits.
     """
     z = capped(logits.float(), softcap)
     highest = z.amax(-1, keepdim=True)
     e = torch.exp(z - highest)
     total = e.sum(-1, keepdim=True)
     target = z.gather(1, targets[:, None])
-    grad = (e / total).scatter(1, targets[:, None], torch.exp(target - highest) / total - 1)
+    by = weights[:, None]
+    grad = (e * (by / total)).scatter(1, targets[:, None], (torch.exp(target - highest) / total - 1) * by)
     if softcap is not None:
         grad = grad * (1 - (z / softcap).square())
-    return (total.log() + highest - target)[:, 0], grad.to(logits.dtype)
+    return ((total.log() + highest - target) * by).sum(), grad.to(logits.dtype)
 
 
 class _LinearNll(Function):
@@ -82,12 +85,11 @@ class _LinearNll(Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
             total = torch.zeros((), device=hidden.device)
             for part in _chunks(len(targets)):
-                losses, grad = rows(x[part] @ low.T, targets[part], softcap)
-                total += losses @ weights[part]
-                grad.mul_(weights[part, None])
+                loss, grad = rows(x[part] @ low.T, targets[part], weights[part], softcap)
+                total += loss
                 torch.mm(grad, low, out=grad_hidden[part])
                 if grad_weight is not None:
-                    grad_weight.add_(grad.T @ x[part])
+                    _add_product(grad_weight, grad.T, x[part])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -101,6 +103,14 @@ class _LinearNll(Function):
             None if grad_weight is None else grad_weight.mul_(grad).to(ctx.dtypes[1]),
             *(None,) * 4,
         )
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
+    """into += a @ b, summed in the type of `into`."""
+    if into.dtype == a.dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_(a @ b)
 
 
 def _chunks(n: int) -> list[slice]:
