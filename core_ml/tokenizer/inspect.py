@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict
 
-from core_ml.tokenizer.tokenizer import BYTE_OF, Message, Tokenizer
+from core_ml.tokenizer.described import from_symbols
+from core_ml.tokenizer.special import Message
+from core_ml.tokenizer.tokenizer import Tokenizer
 
 
 class TokenView(TypedDict):
@@ -87,4 +89,4 @@ def _merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[Merge
 
 
 def _shown(symbol: str) -> str:
-    return bytes(BYTE_OF[char] for char in symbol).decode("utf-8", errors="replace")
+    return from_symbols(symbol).decode("utf-8", errors="replace")

@@ -1,52 +1,42 @@
 """Byte-level BPE and the chat protocol `<|im_start|>role<|im_sep|>content<|im_end|>`.
 
 As in GPT-2, text is cut into words by a pattern and the bytes of each word are merged, so every text can be
-written and every token sequence read back. Departures: each digit is a token of its own (a small model can
-then learn sums), and text never becomes a special token: only `prompt` and `conversation` write those.
+written and every token sequence read back. Departures: by default each digit is a token of its own (a small model
+can then learn sums), and text never becomes a special token: only `prompt` and `conversation` write those.
+
+What a tokenizer is stands in its `tokenizer.json`. Where the rules in it are the plain ones, tiktoken applies them,
+four times as fast as `tokenizers` and to the same ids; else `tokenizers` does.
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import tiktoken
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
+from core_ml.tokenizer import described, merges, patterns, special
+from core_ml.tokenizer.described import BYTE_OF
+from core_ml.tokenizer.special import BOS, END, PAIRS, ROLES, SEP, SPECIALS, START, Message, Part
 
-BOS, START, SEP, END = "<|bos|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>"
-SPECIALS = (BOS, START, SEP, END, *(f"<|reserved_{number}|>" for number in range(12)))
-ROLES = ("system", "user", "assistant", "tool")
+__all__ = ["BOS", "BYTE_OF", "END", "ROLES", "SEP", "SPECIALS", "START", "Message", "Part", "Tokenizer"]
 MIN_VOCAB_SIZE = len(SPECIALS) + 256
 MAX_FILE_BYTES = 64 << 20
-# A word is letters with at most one sign before them, one digit, signs with at most one space, or white space.
-WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
-# Whatever stands around it, no such word goes on across white space that follows something else, or beside a digit.
-# ASCII only, so that it is no matter which edition of Unicode the library follows.
-BORDER = re.compile(r"(?<=\S)(?=[ \t\n\r])|(?=[0-9])|(?<=[0-9])")
 PIECE_CHARS = 1 << 14
-BATCH_CHARS = 1 << 19
-"""The library keeps some 100 bytes for each token of what it is given at once."""
+BATCH_CHARS = 1 << 16
+"""So much text is one job of a thread: less, and handing out jobs costs more than they do."""
+JOBS_A_THREAD = 3
 Key = TypeVar("Key")
-
-
-class Message(TypedDict):
-    role: str
-    content: str
-
-
-def _byte_symbols() -> dict[str, int]:
-    """GPT-2's stand-ins: each byte is written as one printable character, itself where it is printable."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-BYTE_OF = _byte_symbols()
+Ids = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 class Tokenizer:
@@ -56,15 +46,34 @@ class Tokenizer:
         # Off by default in the library: text that spells "<|im_end|>" would become the token.
         inner.encode_special_tokens = True
         self.inner = inner
-        known = {name: id for name in SPECIALS if (id := inner.token_to_id(name)) is not None}
-        self.bos_id, self.start_id, self.sep_id, self.end_id = (known[name] for name in SPECIALS[:4])
+        added = inner.get_added_tokens_decoder()
+        known = {token.content: id for id, token in added.items() if token.special}
+        ours = special.place(known)
+        bos = ours.get(BOS, special.first(known, special.FOREIGN_BOS))
+        if bos is None:
+            raise UserError("this tokenizer has no token that parts documents: import it, which adds one")
+        self.bos_id = bos
+        end = ours.get(END, special.first(known, special.FOREIGN_END))
+        self.end_id = bos if end is None else end
+        self.start_id, self.sep_id = ours.get(START, bos), ours.get(SEP, bos)
+        self.has_chat = all(name in ours for name in SPECIALS[:4])
+        """Whether it can write conversations in our protocol; those of other labs alone cannot."""
+        self._part_ids = {
+            kind: (ours[opens], ours[closes])
+            for kind, (opens, closes) in PAIRS.items()
+            if opens in ours and closes in ours
+        }
         self.special_ids = frozenset(known.values())
+        self._words = {id: token.content for id, token in added.items() if not token.special}
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, pattern: patterns.Name = "digits", own: str = ""
+    ) -> "Tokenizer":
         """Learn merges until there are `vocab_size` tokens, or fewer when the texts hold no more pairs.
 
-        Raises: UserError when the vocabulary cannot hold the bytes and special tokens.
+        Raises: UserError when the vocabulary cannot hold the bytes and special tokens, and for a pattern of its own
+        that will not do.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise UserError(
@@ -72,18 +81,15 @@ class Tokenizer:
                 f"{MIN_VOCAB_SIZE}: choose a larger one",
                 field="vocab_size",
             )
-        inner = tokenizers.Tokenizer(models.BPE())
-        inner.pre_tokenizer = _pre_tokenizer()
-        inner.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIALS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        # In pieces: the library takes 256 texts at once, and of a word only its number of times matters.
-        inner.train_from_iterator((piece for text in texts for piece in cut(_valid(text))), trainer)
-        return cls(inner)
+        regex = patterns.resolve(pattern, own)
+        with _giving_up_told("own_pattern" if pattern == "own" else None):
+            learned = merges.learn(texts, vocab_size - MIN_VOCAB_SIZE, regex)
+        specials = {name: id for id, name in enumerate(SPECIALS)}
+        ids = {described.from_symbols(symbol): 16 + i for i, symbol in enumerate(sorted(BYTE_OF))}
+        ids |= {token: MIN_VOCAB_SIZE + i for i, token in enumerate(learned)}
+        pairs = merges.pairs_of(ids)
+        assert pairs is not None, "a token that was learned is reached by what was learned before it"
+        return cls(tokenizers.Tokenizer.from_str(described.write(ids, pairs, specials, regex)))
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -95,22 +101,16 @@ class Tokenizer:
                 raise UserError(
                     f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: it is no tokenizer of ours"
                 )
-            content = path.read_text(encoding="utf-8")
-            inner = tokenizers.Tokenizer.from_str(content)
-            model = json.loads(content)["model"]["type"]
+            return cls.read(path.read_text(encoding="utf-8"), path.name)
         except FileNotFoundError:
             raise UserError(f"there is no tokenizer at {path}") from None
-        except UserError:
-            raise
-        except Exception as error:  # the library raises bare Exception for every kind of damage
+        except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path.name} is damaged and cannot be read: {str(error)[:200]}") from None
-        missing = [name for name in SPECIALS[:4] if inner.token_to_id(name) is None]
-        if model != "BPE" or missing or any(symbol not in inner.get_vocab() for symbol in BYTE_OF):
-            raise UserError(
-                f"{path.name} is not a byte-level BPE tokenizer with the chat protocol"
-                + (f": it lacks {', '.join(missing)}" if missing else "")
-            )
-        return cls(inner)
+
+    @classmethod
+    def read(cls, content: str, name: str = "tokenizer.json") -> "Tokenizer":
+        """A tokenizer from the text of its file. Raises UserError when it will not do."""
+        return cls(parse(content, name))
 
     def save(self, path: Path | str) -> None:
         path = Path(path)
@@ -118,49 +118,132 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return self.inner.get_vocab_size()
+        return self._vocab_size
+
+    @cached_property
+    def _vocab_size(self) -> int:
+        """One more than the largest id: some vocabularies have holes."""
+        return 1 + max(self.inner.get_vocab().values())
+
+    # Text to ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, none of them special, whatever the text says."""
-        pieces = self.pieces(text)
-        return [id for piece in pieces for id in self.inner.encode(piece, add_special_tokens=False).ids]
+        return [id for piece in self.pieces(text) for id in self._encode(piece)]
 
     def encode_pieces(self, texts: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, list[int]]]:
         """As `encode` for a stream of texts, on all cores: each text's key with its ids, piece by piece in order.
 
         Memory depends neither on the number of texts nor on how long one is. A text has one piece at least.
         """
+        yield from self._stream(texts, self._encode, None)
+
+    def encode_arrays(
+        self, texts: Iterable[tuple[Key, str]], threads: int | None = None
+    ) -> Iterator[tuple[Key, Ids]]:
+        """As `encode_pieces`, with ids in arrays: no Python number is made of a token.
+
+        Args:
+            threads: by default one for each core; 1 for a process among many.
+        """
+        yield from self._stream(texts, self._encode_array, threads)
+
+    def _stream(
+        self, texts: Iterable[tuple[Key, str]], encode: Callable[[str], Any], threads: int | None
+    ) -> Iterator[tuple[Key, Any]]:
+        jobs = self._jobs(texts)
+        n_threads = threads or _cores()
+        if n_threads == 1:
+            for keys, pieces in jobs:
+                yield from zip(keys, map(encode, pieces), strict=True)
+            return
+
+        def work(job: tuple[list[Key], list[str]]) -> list[tuple[Key, Any]]:
+            keys, pieces = job
+            return [(key, encode(piece)) for key, piece in zip(keys, pieces, strict=True)]
+
+        waiting: deque[Future[list[tuple[Key, Any]]]] = deque()
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="encode") as pool:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > JOBS_A_THREAD * n_threads:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+
+    def _jobs(self, texts: Iterable[tuple[Key, str]]) -> Iterator[tuple[list[Key], list[str]]]:
         keys: list[Key] = []
-        batch: list[str] = []
+        pieces: list[str] = []
         n_chars = 0
         for key, text in texts:
             for piece in self.pieces(text):
                 keys.append(key)
-                batch.append(piece)
+                pieces.append(piece)
                 n_chars += len(piece)
                 if n_chars >= BATCH_CHARS:
-                    yield from zip(keys, self._encode_batch(batch), strict=True)
-                    keys, batch, n_chars = [], [], 0
-        yield from zip(keys, self._encode_batch(batch), strict=True)
-
-    def _encode_batch(self, pieces: list[str]) -> Iterator[list[int]]:
-        encoded = self.inner.encode_batch_fast(pieces, add_special_tokens=False)
-        return (encoding.ids for encoding in encoded)
+                    yield keys, pieces
+                    keys, pieces, n_chars = [], [], 0
+        yield keys, pieces
 
     def pieces(self, text: str) -> Iterable[str]:
         """The text cut so that the tokens of its pieces, one after the other, are those of the whole."""
-        return cut(_valid(text)) if self._has_our_words else [_valid(text)]
+        text = patterns.valid(text)
+        # Words of a tokenizer from elsewhere may go on where ours end: those texts stay whole.
+        if self.pattern is None or self._words:
+            return [text]
+        return patterns.cut(text, self.pattern, PIECE_CHARS)
+
+    def _encode(self, piece: str) -> list[int]:
+        if self._quick is not None and self._is_short(piece):
+            try:
+                return self._quick.encode_ordinary(piece)
+            except BaseException as error:
+                _reraise_unless_panic(error)
+        with _giving_up_told(None):
+            return self.inner.encode(piece, add_special_tokens=False).ids
+
+    def _encode_array(self, piece: str) -> Ids:
+        if self._quick is not None and self._is_short(piece):
+            try:
+                # Of the two calls of the library that make no list this one heeds special tokens: none is allowed.
+                return self._quick.encode_to_numpy(piece, allowed_special=set(), disallowed_special=())
+            except BaseException as error:
+                _reraise_unless_panic(error)
+        return np.array(self._encode(piece), dtype=np.uint32)
+
+    def _is_short(self, piece: str) -> bool:
+        """A longer piece is one word of nothing but letters or white space, if the pattern has borders at all."""
+        return len(piece) <= patterns.UNBROKEN_CHARS or not patterns.has_border(self.pattern or "")
+
+    # What the file says
 
     @cached_property
-    def _has_our_words(self) -> bool:
-        """False for a tokenizer from elsewhere whose words may go on where ours end."""
-        ours = tokenizers.Tokenizer(models.BPE())
-        ours.pre_tokenizer = _pre_tokenizer()
-        parts = ("normalizer", "pre_tokenizer", "truncation", "padding")
-        wanted, found = (json.loads(inner.to_str()) for inner in (ours, self.inner))
-        return all(found[part] == wanted[part] for part in parts) and all(
-            token["special"] for token in found["added_tokens"]
-        )
+    def _content(self) -> dict[str, Any]:
+        return json.loads(self.inner.to_str())
+
+    @cached_property
+    def pattern(self) -> str | None:
+        """The regular expression that cuts texts into words; None where more happens to them than cutting."""
+        return described.pattern_of(self._content)
+
+    @cached_property
+    def ranks(self) -> dict[bytes, int] | None:
+        """The id of each token but the special ones, by which merging is decided; None where ids do not decide."""
+        if self.pattern is None or not patterns.is_total(self.pattern):
+            return None
+        return described.ranks_of(self._content)
+
+    @cached_property
+    def _quick(self) -> tiktoken.Encoding | None:
+        if self.ranks is None or self.pattern is None:
+            return None
+        specials = {self.name(id): id for id in self.special_ids}
+        try:
+            return tiktoken.Encoding(
+                "move37", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens=specials
+            )
+        except ValueError:  # a pattern that only the other library can read
+            return None
 
     def name(self, id: int) -> str:
         """The token as the vocabulary writes it, with stand-ins for bytes that cannot be printed."""
@@ -169,18 +252,21 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes that each token id stands for; none for special tokens."""
-        names = map(self.name, range(self.vocab_size))
-        return [
-            b"" if id in self.special_ids else bytes(BYTE_OF[symbol] for symbol in name)
-            for id, name in enumerate(names)
-        ]
+        return [self._bytes_of(id) for id in range(self.vocab_size)]
+
+    def _bytes_of(self, id: int) -> bytes:
+        if id in self.special_ids:
+            return b""
+        if id in self._words:
+            return self._words[id].encode()
+        return described.from_symbols(self.name(id))
 
     @cached_property
     def merge_ranks(self) -> dict[tuple[str, str], int]:
         """Learned merges of byte symbols, by pair; the earliest learned has rank 0."""
-        merges = json.loads(self.inner.to_str())["model"]["merges"]
-        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
-        return {(left, right): rank for rank, (left, right) in enumerate(pairs)}
+        return {pair: rank for rank, pair in enumerate(described.pairs_in(self._content))}
+
+    # Ids to text
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
@@ -189,6 +275,23 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self.token_bytes.__getitem__, ids))
 
+    def parts(self, ids: Iterable[int]) -> list[Part]:
+        """What the assistant wrote as text, thoughts and calls of tools; a mark left open holds all that follows."""
+        opens = {pair[0]: kind for kind, pair in self._part_ids.items()}
+        closes = {pair[1] for pair in self._part_ids.values()}
+        found: list[tuple[str, list[int]]] = [("text", [])]
+        for id in ids:
+            if id in opens:
+                found.append((opens[id], []))
+            elif id in closes:
+                found.append(("text", []))
+            else:
+                found[-1][1].append(id)
+        kept: Any = [{"type": kind, "text": self.decode(own)} for kind, own in found if own or kind != "text"]
+        return kept
+
+    # Conversations
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A conversation up to the point where the assistant writes: the model goes on from here."""
         return self.conversation(messages)[0] + self._opening("assistant")
@@ -196,47 +299,79 @@ class Tokenizer:
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and a mask of equal length: 1 on what the assistant is to learn to write.
 
-        That is the assistant's content and the `<|im_end|>` after it, never its role.
+        That is the assistant's content, thoughts and calls with the marks around them, and the `<|im_end|>` after
+        them; never its role, and never what a tool answered.
         """
         ids: list[int] = []
         mask: list[int] = []
         for message in messages:
             opening = self._opening(message["role"])
-            content = [*self.encode(message["content"]), self.end_id]
-            ids += opening + content
-            mask += [0] * len(opening) + [int(message["role"] == "assistant")] * len(content)
+            trained = int(message["role"] == "assistant")
+            ids += opening
+            mask += [0] * len(opening)
+            for part in message.get("parts") or [Part(type="text", text=message["content"])]:
+                own = self._part(part)
+                ids += own
+                mask += [trained * int(part["type"] != "tool_result")] * len(own)
+            ids.append(self.end_id)
+            mask.append(trained)
         return ids, mask
+
+    def _part(self, part: Part) -> list[int]:
+        text, kind = self.encode(part["text"]), part["type"]
+        if kind == "text":
+            return text
+        if kind not in self._part_ids:
+            raise UserError(
+                f"a part of a message is of type {kind!r}: it must be text, {', '.join(PAIRS)}",
+                field="messages",
+            )
+        opens, closes = self._part_ids[kind]
+        return [opens, *text, closes]
 
     def _opening(self, role: str) -> list[int]:
         if role not in ROLES:
             raise UserError(
                 f"a message has the role {role!r}: it must be one of {', '.join(ROLES)}", field="messages"
             )
+        if not self.has_chat:
+            raise UserError(
+                "this tokenizer has no tokens for conversations: import it, which adds them", field="messages"
+            )
         return [self.start_id, *self.encode(role), self.sep_id]
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORD), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-def cut(text: str) -> Iterator[str]:
-    """Pieces of `PIECE_CHARS` and what it takes to the next border of words; a word is never cut."""
-    begin = 0
-    while len(text) - begin > PIECE_CHARS and (border := BORDER.search(text, begin + PIECE_CHARS)):
-        yield text[begin : border.start()]
-        begin = border.start()
-    yield text[begin:]
-
-
-def _valid(text: str) -> str:
-    """The text without lone surrogates, which JSON can carry and UTF-8 cannot."""
+def parse(content: str, name: str) -> tokenizers.Tokenizer:
+    """Raises UserError for what is no byte-level BPE."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        inner = tokenizers.Tokenizer.from_str(content)
+        model = json.loads(content)["model"]["type"]
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise UserError(f"{name} is damaged and cannot be read: {str(error)[:200]}") from None
+    vocab = inner.get_vocab(with_added_tokens=False)
+    missing = sum(symbol not in vocab for symbol in BYTE_OF)
+    if model != "BPE" or missing:
+        what = f"it is of type {model}" if model != "BPE" else f"{missing} of the 256 bytes have no token"
+        raise UserError(f"{name} is not a byte-level BPE tokenizer: {what}")
+    return inner
+
+
+@contextmanager
+def _giving_up_told(field: str | None) -> Iterator[None]:
+    """Turns the panic of a library, which is no Exception, into one sentence for people."""
+    try:
+        yield
+    except BaseException as error:
+        _reraise_unless_panic(error)
+        text = f"the pattern gives up on a text ({str(error)[:120]}): write a simpler one"
+        raise UserError(text, field=field) from error
+
+
+def _cores() -> int:
+    """Those that this process may use; not every system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reraise_unless_panic(error: BaseException) -> None:
+    if type(error).__name__ != "PanicException":
+        raise error

@@ -13,7 +13,8 @@ from core_ml.execute import read_config
 from core_ml.recipes.tokenizer import RECIPE
 from core_ml.tokenizer import tokenizer as module
 from core_ml.tokenizer.inspect import merges_of, tokens
-from core_ml.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIALS, Tokenizer, _valid
+from core_ml.tokenizer.patterns import PATTERNS, cut, valid
+from core_ml.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIALS, Tokenizer
 from tests.core_ml import small
 
 
@@ -30,7 +31,7 @@ PATTERN = st.text(st.sampled_from("ab é中\u0301\u00a0\u2028\x1c\x85 \n\r\t1٣�
 @given(st.lists(PATTERN, max_size=5), st.integers(1, 7))
 def test_a_text_in_pieces_has_the_tokens_of_the_whole(texts: list[str], size: int) -> None:
     tokenizer = small.tokenizer()
-    whole = [tokenizer.inner.encode(_valid(text), add_special_tokens=False).ids for text in texts]
+    whole = [tokenizer.inner.encode(valid(text), add_special_tokens=False).ids for text in texts]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_CHARS", size)
         patch.setattr(module, "BATCH_CHARS", 3 * size)
@@ -38,26 +39,31 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(texts: list[str], size: in
         assert [tokenizer.encode(text) for text in texts] == whole
 
 
-def test_pieces_of_a_long_text_are_short_and_end_before_white_space_or_beside_a_digit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARS", 4)
-    assert list(module.cut("")) == [""]
-    assert list(module.cut("abcd")) == ["abcd"]
-    assert list(module.cut("unbroken  of 12345 is")) == ["unbroken", "  of", " 123", "45 is"]
+def test_pieces_of_a_long_text_are_short_and_end_before_white_space_or_beside_a_digit() -> None:
+    digits, gpt4 = PATTERNS["digits"].regex, PATTERNS["gpt4"].regex
+    assert list(cut("", digits, 4)) == [""]
+    assert list(cut("abcd", digits, 4)) == ["abcd"]
+    assert list(cut("unbroken  of 12345 is", digits, 4)) == ["unbroken", "  of", " 123", "45 is"]
+    # GPT-4's signs keep the line ends behind them, and its digits stand in threes.
+    assert list(cut("end.\n\nof 12345 is", gpt4, 4)) == ["end.\n\nof", " 12345", " is"]
+    assert list(cut("one two", r"\w+|[\s\S]", 2)) == ["one two"]
 
 
-def test_a_text_as_long_as_a_corpus_is_encoded_and_learned_from_in_parts_that_fit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_text_as_long_as_a_corpus_is_encoded_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(small.SENTENCES * 300)
     tokenizer = small.tokenizer()
-    given, batch = [], tokenizer._encode_batch
-    monkeypatch.setattr(module, "BATCH_CHARS", 1 << 16)
-    monkeypatch.setattr(tokenizer, "_encode_batch", lambda pieces: given.append(pieces) or batch(pieces))
-    n_ids = sum(len(ids) for _, ids in tokenizer.encode_pieces([(0, text)]))
+    jobs, make = [], tokenizer._jobs
+    monkeypatch.setattr(module, "BATCH_CHARS", 1 << 15)
+    monkeypatch.setattr(tokenizer, "_jobs", lambda texts: (jobs.append(job) or job for job in make(texts)))
+    in_flight = []
+    n_ids = 0
+    for _, ids in tokenizer.encode_arrays([(0, text)], threads=2):
+        n_ids += len(ids)
+        in_flight.append(len(jobs))
     assert len(text) > 6 * module.BATCH_CHARS and n_ids == len(tokenizer.encode(text))
-    assert max(sum(map(len, pieces)) for pieces in given) < module.BATCH_CHARS + 2 * module.PIECE_CHARS
+    assert max(sum(map(len, pieces)) for _, pieces in jobs) < module.BATCH_CHARS + 2 * module.PIECE_CHARS
+    # The first ids come when few jobs were begun, however long the text.
+    assert in_flight[0] <= 1 + module.JOBS_A_THREAD * 2 < len(jobs)
 
 
 def test_a_tokenizer_with_other_words_than_ours_is_given_texts_whole(
@@ -69,14 +75,73 @@ def test_a_tokenizer_with_other_words_than_ours_is_given_texts_whole(
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     monkeypatch.setattr(module, "PIECE_CHARS", 1)
     other = Tokenizer.load(tmp_path)
-    assert other.pieces("one, two. 3") == ["one, two. 3"]
+    assert list(other.pieces("one, two. 3")) == ["one, two. 3"]
     assert list(small.tokenizer().pieces("one, two. 3")) == ["one,", " two.", " ", "3"]
+
+
+def test_a_file_from_before_thinking_and_tools_had_names_still_loads(tmp_path: Path) -> None:
+    content = small.tokenizer().inner.to_str()
+    for number, name in enumerate(SPECIALS[4:10]):
+        content = content.replace(json.dumps(name), json.dumps(f"<|reserved_{number}|>"))
+    (tmp_path / "tokenizer.json").write_text(content)
+    old = Tokenizer.load(tmp_path)
+    assert old.name(4) == "<|reserved_0|>" and old.special_ids == set(range(16))
+    told = [{"role": "assistant", "content": "", "parts": [{"type": "thinking", "text": "a"}]}]
+    assert old.conversation(told) == small.tokenizer().conversation(told)
+
+
+def test_thoughts_and_tools_stand_between_marks_and_what_a_tool_answers_is_not_trained() -> None:
+    tokenizer = small.tokenizer()
+    parts = [
+        {"type": "thinking", "text": "a sum"},
+        {"type": "tool_call", "text": "2 + 3"},
+        {"type": "tool_result", "text": "5<|/tool_result|>"},
+        {"type": "text", "text": "It is 5."},
+    ]
+    ids, mask = tokenizer.conversation([{"role": "assistant", "content": "", "parts": parts}])
+    spelled = [tokenizer.name(id) if id in tokenizer.special_ids else tokenizer.decode([id]) for id in ids]
+    assert "".join(spelled) == (
+        "<|im_start|>assistant<|im_sep|><|think|>a sum<|/think|><|tool_call|>2 + 3<|/tool_call|>"
+        "<|tool_result|>5<|/tool_result|><|/tool_result|>It is 5.<|im_end|>"
+    )
+    trained = "".join(text for text, on in zip(spelled, mask, strict=True) if on)
+    assert trained == "<|think|>a sum<|/think|><|tool_call|>2 + 3<|/tool_call|>It is 5.<|im_end|>"
+    begin = ids.index(tokenizer.sep_id) + 1
+    assert tokenizer.parts(ids[begin:-1]) == parts
+    assert tokenizer.parts([*ids[begin : begin + 2]])[0]["type"] == "thinking"
+    with pytest.raises(UserError, match="of type 'image'"):
+        tokenizer.conversation([{"role": "user", "content": "", "parts": [{"type": "image", "text": ""}]}])
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("", "1 to 1,000 characters"),
+        ("(", "no regular expression"),
+        (r"\w*", "empty word"),
+        (r"(?=a)|\w+", "empty word"),
+        ("zzzz", "finds no word"),
+        (r"(?:a|aa)+\W\W|\w+", "more than a second"),
+        (r"(?<=a+)b|\w+", "cannot read it"),
+    ],
+)
+def test_a_pattern_of_its_own_that_will_not_do_is_refused_in_one_sentence(own: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        Tokenizer.train(["text"], 280, "own", own)
+    assert caught.value.field == "own_pattern"
+
+
+def test_a_pattern_of_its_own_leaves_no_character_out() -> None:
+    tokenizer = Tokenizer.train(["one two 12"] * 9, 280, "own", r"\p{L}+")
+    text = "one, two 12\n😀"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert Tokenizer.read(tokenizer.inner.to_str()).pattern == r"\p{L}+|[\s\S]"
 
 
 @given(st.text())
 def test_any_text_reads_back_as_it_was(text: str) -> None:
-    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    assert small.tokenizer().decode(small.tokenizer().encode(text)) == valid
+    expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert small.tokenizer().decode(small.tokenizer().encode(text)) == expected
 
 
 @given(st.lists(st.sampled_from([*SPECIALS, "<|", "|>", "im_end", " ", "hello", "user", "\n"])).map("".join))
