@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
@@ -19,9 +19,14 @@ class SftConfig(RecipeConfig):
     epochs: int = setting(1, "Times that each conversation is seen.", unit="epochs", ge=1, le=100)
     batch_tokens: int = setting(
         1024,
-        "Tokens in each update, padding included; conversations of like length go together.",
+        "Tokens in each update, padding included.",
         unit="tokens",
         ge=16,
+    )
+    batching: Literal["by_length", "packed"] = setting(
+        "by_length",
+        "Conversations of like length go together, or several of any length fill a row, where none sees another. "
+        "The first is quicker where most are short; the second mixes lengths in every update.",
     )
     seed: int = setting(0, "The same seed gives the same order of conversations.", ge=0, le=2**31 - 1)
     muon_lr: float = setting(0.035, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)
@@ -83,7 +88,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.model import checkpoint, device
     from core_ml.tasks.rows import read_rows
     from core_ml.training import lora
-    from core_ml.training.conversations import ByLength, Conversations, encode
+    from core_ml.training.conversations import ByLength, Conversations, Packed, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import masked_backward
     from core_ml.training.optim import optimizers
@@ -97,7 +102,8 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     with ranks.first_alone():
         yield from encode(rows, tokenizer, folder, model.config.max_seq_len, config.val_share)
     conversations = Conversations(folder)
-    batches = ByLength(conversations, config.batch_tokens, config.epochs, config.seed)
+    batching = Packed if config.batching == "packed" else ByLength
+    batches = batching(conversations, config.batch_tokens, config.epochs, config.seed)
     if conversations.n_cut or conversations.n_skipped:
         yield Log(
             f"{conversations.n_cut:,} conversations were cut at {model.config.max_seq_len} tokens, "
@@ -123,16 +129,15 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
-        ids, mask = (tensor.to(model.device) for tensor in batches.batch(step))
-        learned = mask[:, 1:].sum()
-        share_of_rank = slice(ranks.rank(), None, ranks.count())
-        loss = masked_backward(model, ids[share_of_rank], mask[share_of_rank], int(learned))
+        batch = batches.batch(step)
+        part = batch.part(ranks.rank(), ranks.count(), model.device)
+        loss = masked_backward(model, part.ids, part.mask, batch.n_learned, part.segments)
         told = update(step, loss, epochs=step / batches.steps * config.epochs)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
-        notes["tokens"] += ids.numel()
-        notes["learned_tokens"] += int(learned)
-        return [*told, Metric(step, {"tokens_per_second": ids.numel() / seconds})]
+        notes["tokens"] += batch.ids.numel()
+        notes["learned_tokens"] += batch.n_learned
+        return [*told, Metric(step, {"tokens_per_second": batch.ids.numel() / seconds})]
 
     def evaluate(step: int) -> Generator[Event, None, None]:
         val_loss = yield from _val_loss(model, conversations, config)

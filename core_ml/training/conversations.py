@@ -1,7 +1,8 @@
-"""Conversations to token rows on disk, and rows to batches of like length."""
+"""Conversations to token rows on disk, and rows to batches: of like length, or packed several into a row."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from core_ml.tokenizer.tokenizer import Tokenizer
 from core_ml.training.split import place
 
 INDEX = "index.json"
+WIDTH = 128
+"""Tokens of a packed row, where no conversation is longer: wider rows are fuller, and their attention costs more."""
 JITTER = 4  # tokens: rows of nearly the same length change places from epoch to epoch
 
 
@@ -70,6 +73,31 @@ def _messages(row: dict[str, Any], number: int) -> list[Any]:
     return messages
 
 
+@dataclass(frozen=True)
+class Batch:
+    """(B, T) token ids, the bool mask of what is to be learned, and which conversation of its row a token is of.
+
+    `segments` is None where every row holds one conversation.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    segments: Tensor | None = None
+
+    @property
+    def n_learned(self) -> int:
+        return int(self.mask[:, 1:].sum())
+
+    def part(self, rank: int, ranks: int, device: torch.device) -> "Batch":
+        """One rank's rows, on its device."""
+        ids, mask, segments = (
+            None if tensor is None else tensor[rank::ranks].to(device)
+            for tensor in (self.ids, self.mask, self.segments)
+        )
+        assert ids is not None and mask is not None
+        return Batch(ids, mask, segments)
+
+
 class Conversations:
     """Encoded conversations, mapped into memory."""
 
@@ -87,6 +115,18 @@ class Conversations:
         """Token ids and mask of one conversation."""
         span = slice(self.ends[number], self.ends[number + 1])
         return self._ids[span], self._mask[span]
+
+    def packed(self, rows: Sequence[np.ndarray], width: int) -> Batch:
+        """Rows of `width` tokens, each with the conversations of these numbers one after the other."""
+        ids, mask = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), dtype=bool)
+        segments = np.zeros((len(rows), width), dtype=np.int64)
+        for at, numbers in enumerate(rows):
+            end = 0
+            for segment, number in enumerate(numbers, 1):
+                span = slice(end, end := end + int(self.lengths[number]))
+                ids[at, span], mask[at, span] = self.row(number)
+                segments[at, span] = segment
+        return Batch(*map(torch.from_numpy, (ids, mask, segments)))
 
     def pad(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(B, T) int64 ids, padded on the right with zeros, and the bool mask of what is to be learned."""
@@ -107,12 +147,12 @@ class ByLength:
         self.begins = np.cumsum([0, *(len(self._plan(epoch)) for epoch in range(epochs))])
         self.steps = int(self.begins[-1])
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Ids and mask, both (B, T), of update `step`, the first of which is 1."""
+    def batch(self, step: int) -> Batch:
+        """Of update `step`, the first of which is 1."""
         epoch = int(np.searchsorted(self.begins, step - 1, side="right")) - 1
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._plan(epoch)
-        return self.conversations.pad(self._epoch[1][step - 1 - self.begins[epoch]])
+        return Batch(*self.conversations.pad(self._epoch[1][step - 1 - self.begins[epoch]]))
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         draws = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
@@ -132,3 +172,60 @@ def cut(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.nd
             batches.append(order[begin:end])
             begin, width = end, int(lengths[number])
     return [*batches, order[begin:]]
+
+
+class Packed:
+    """Batches of rows of one width, each filled with whole conversations as well as they fit.
+
+    Rows and their order follow from the seed alone. Source of best fit, longest first: Johnson 1973, Near-optimal
+    bin packing algorithms; its use for language models: Ding et al. 2024, arXiv:2404.10830.
+    """
+
+    def __init__(
+        self, conversations: Conversations, batch_tokens: int, epochs: int, seed: int, width: int = WIDTH
+    ) -> None:
+        self.conversations, self.seed = conversations, seed
+        self.width = max(width, int(conversations.lengths[conversations.train].max()))
+        self.n_rows = max(1, batch_tokens // self.width)
+        # How many rows are filled depends on the lengths alone, and so do the steps of an epoch.
+        self._epoch = 0, self._plan(0)
+        self.steps_of_epoch = -(-len(self._epoch[1]) // self.n_rows)
+        self.steps = epochs * self.steps_of_epoch
+
+    def batch(self, step: int) -> Batch:
+        """Of update `step`, the first of which is 1."""
+        epoch, number = divmod(step - 1, self.steps_of_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, self._plan(epoch)
+        rows = self._epoch[1][number * self.n_rows : (number + 1) * self.n_rows]
+        return self.conversations.packed(rows, self.width)
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        draws = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        numbers = draws.permutation(self.conversations.train)
+        numbers = numbers[np.argsort(-self.conversations.lengths[numbers], kind="stable")]
+        rows = best_fit(self.conversations.lengths[numbers].tolist(), self.width)
+        return [numbers[rows[k]] for k in draws.permutation(len(rows))]
+
+
+def best_fit(lengths: list[int], width: int) -> list[list[int]]:
+    """Fill rows with things of these lengths, in their order: each goes where the least room is left over.
+
+    Returns: of each row the places of its things in `lengths`, none of which may exceed `width`.
+    """
+    rows: list[list[int]] = []
+    open_rows: dict[int, list[int]] = {}  # by the room that they have left
+    rooms = 0  # bit r is set where some row has room r: the lowest one that will do is found at once
+    for number, length in enumerate(lengths):
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            row = open_rows[room].pop()
+            rooms ^= (not open_rows[room]) << room
+            rows[row].append(number)
+        else:
+            room, row = width, len(rows)
+            rows.append([number])
+        open_rows.setdefault(room - length, []).append(row)
+        rooms |= 1 << (room - length)
+    return rows

@@ -10,6 +10,7 @@ from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
 from core_ml.training import fast
 from core_ml.training.linear_loss import linear_nll, nll
+from core_ml.training.segments import separated
 
 
 def token_nll(model: GPT, ids: Tensor) -> Tensor:
@@ -50,17 +51,21 @@ def backward(
     return total
 
 
-def masked_backward(model: GPT, ids: Tensor, mask: Tensor, n_learned: int) -> Tensor:
+def masked_backward(
+    model: GPT, ids: Tensor, mask: Tensor, n_learned: int, segments: Tensor | None = None
+) -> Tensor:
     """Add the gradient of the masked targets' losses over `n_learned`; returns that loss, detached.
 
     Args:
         ids: (B, T + 1) token ids; mask: (B, T + 1) bool, true on the tokens to learn.
+        segments: (B, T + 1), which sequence of its row a token belongs to, where a row holds several.
     """
     if not len(ids):
         return torch.zeros((), device=model.device)
     scored = mask[:, 1:].bool()
+    positions, attention = (None, None) if segments is None else separated(segments[:, :-1])
     with autocast(model.device):
-        hidden = model.hidden(ids[:, :-1])[scored]
+        hidden = model.hidden(ids[:, :-1], positions, mask=attention)[scored]
         weights = hidden.new_full((len(hidden),), 1 / n_learned, dtype=torch.float32)
         cap = model.config.logit_softcap
         loss = linear_nll(hidden, model.head_weight, ids[:, 1:][scored], weights, cap)

@@ -100,6 +100,22 @@ def test_adapters_are_tuned_stopped_and_merged(inputs: dict[str, Path], tmp_path
     assert changed and all(name.startswith("blocks.") for name in changed)
 
 
+def test_packed_rows_teach_as_well_and_resume_to_the_bit(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = read_config(RECIPE, {**SMALL, "batching": "packed"})
+    undisturbed = list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "whole", **inputs)))
+    curve = [value for _, value in small.curves(undisturbed)["val_loss"]]
+    assert curve[-1] < 0.6 * curve[0]
+    told: list[Event] = []
+    for stop in (5, 999):
+        events = RECIPE.run(config, small.workspace(RECIPE, tmp_path / "stopped", **inputs))
+        for event in events:
+            told.append(event)
+            if isinstance(event, Metric) and event.step == stop:
+                events.close()
+                break
+    assert small.curves(told) == small.curves(undisturbed)
+
+
 def test_the_users_words_are_not_learned(inputs: dict[str, Path], tmp_path: Path) -> None:
     # The same answer to every question: only what is learned can become cheap.
     rows = [[("user", f"{i * 7919 % 997} {i}?"), ("assistant", "Yes.")] for i in range(100)]

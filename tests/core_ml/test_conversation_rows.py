@@ -1,0 +1,162 @@
+"""Conversations to rows: which side they stand on, batches of like length, and rows that hold several."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core_ml.artifact import Folder
+from core_ml.errors import UserError
+from core_ml.tasks.rows import read_rows
+from core_ml.training.conversations import ByLength, Conversations, Packed, best_fit, cut, encode
+from core_ml.training.loss import masked_backward, masked_logprobs
+from core_ml.training.segments import separated
+from tests.core_ml import small
+from tests.core_ml.models import small_model
+
+
+def encoded(folder: Path, max_seq_len: int = 64) -> Conversations:
+    dataset = Folder(small.conversations(folder / "data"))
+    rows = read_rows(dataset, ["messages"], input="conversations")
+    list(encode(rows, small.tokenizer(), folder / "rows", max_seq_len, 0.1))
+    return Conversations(folder / "rows")
+
+
+def test_no_question_stands_on_both_sides(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    assert found.n == 120 and 3 < len(found.val) < 30
+    decode = small.tokenizer().decode
+    questions = [{decode(found.row(i)[0]) for i in side} for side in (found.train, found.val)]
+    assert len(found.train) + len(found.val) == 120 and not questions[0] & questions[1]
+
+
+def test_a_padded_batch_learns_what_its_rows_learn(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    ids, mask = found.pad(found.train[:5])
+    for place, number in enumerate(found.train[:5]):
+        row_ids, row_mask = found.row(number)
+        assert ids[place, : len(row_ids)].tolist() == row_ids.tolist()
+        assert mask[place].tolist() == [
+            *row_mask.astype(bool).tolist(),
+            *[False] * (ids.size(1) - len(row_ids)),
+        ]
+
+
+def test_an_epoch_of_conversations_holds_each_once_within_the_budget(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    batches = ByLength(found, 200, epochs=2, seed=0)
+    sizes = [batches.batch(step).ids for step in range(1, batches.steps + 1)]
+    assert all(ids.numel() <= 200 for ids in sizes)
+    assert sum(len(ids) for ids in sizes) == 2 * len(found.train)
+    again = ByLength(found, 200, epochs=2, seed=0)
+    assert again.batch(batches.steps).ids.tolist() == sizes[-1].tolist()
+
+
+def test_a_row_longer_than_the_budget_stands_alone() -> None:
+    assert [b.tolist() for b in cut(np.arange(4), np.array([3, 3, 20, 21]), 10)] == [[0, 1], [2], [3]]
+
+
+def test_long_conversations_are_cut_and_those_left_without_an_answer_skipped(tmp_path: Path) -> None:
+    whole = encoded(tmp_path / "a")
+    shorter = encoded(tmp_path / "b", int(whole.lengths.max()) - 3)
+    assert shorter.n_cut > 0 and shorter.n_skipped == 0
+    with pytest.raises(UserError, match="at least 2 are needed"):
+        encoded(tmp_path / "c", 8)
+
+
+def test_a_thing_goes_where_the_least_room_is_left_over() -> None:
+    # Rows of 10: 6 and 5 open one each, with room for 4 and for 5. 4 fits the first to the brim, 3 the second;
+    # 3 finds room for 2 only and opens a third, and 2 fills the second although the third has room as well.
+    assert best_fit([6, 5, 4, 3, 3, 2], 10) == [[0, 2], [1, 3, 5], [4]]
+    assert best_fit([10, 10, 1], 10) == [[0], [1], [2]]
+
+
+def test_an_epoch_of_packed_rows_holds_each_conversation_once_and_whole(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    batches = Packed(found, 256, epochs=2, seed=0, width=64)
+    assert (batches.width, batches.n_rows) == (64, 4)
+    epochs: list[list[bytes]] = []
+    for epoch in range(2):
+        talks = []
+        for step in range(1, batches.steps_of_epoch + 1):
+            batch = batches.batch(epoch * batches.steps_of_epoch + step)
+            assert batch.ids.shape[0] <= 4 and batch.ids.shape[1] == 64 and batch.segments is not None
+            for ids, segments in zip(batch.ids, batch.segments, strict=True):
+                talks += [ids[segments == k].numpy().tobytes() for k in range(1, int(segments.max()) + 1)]
+                assert not ids[segments == 0].any()
+        epochs.append(talks)
+    wanted = [found.row(i)[0].astype(np.int64).tobytes() for i in found.train]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(wanted)
+    assert epochs[0] != epochs[1]
+    again, other = Packed(found, 256, 2, seed=0, width=64), Packed(found, 256, 2, seed=1, width=64)
+    last = batches.batch(batches.steps)
+    assert torch.equal(again.batch(batches.steps).ids, last.ids)
+    assert not torch.equal(other.batch(1).ids, batches.batch(1).ids)
+
+
+def test_rows_are_as_wide_as_the_longest_conversation_needs(tmp_path: Path) -> None:
+    found = encoded(tmp_path)
+    batches = Packed(found, 1, 1, seed=0, width=8)
+    assert (batches.width, batches.n_rows) == (int(found.lengths[found.train].max()), 1)
+
+
+def test_sequences_of_a_row_begin_at_position_0_and_see_themselves_only() -> None:
+    positions, mask = separated(torch.tensor([[1, 1, 2, 2, 2, 0]]))
+    assert positions.tolist() == [[0, 1, 0, 1, 2, 0]]
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"window": 6, "window_pattern": (True, False)}, {"positions": "learned"}]
+)
+def test_a_packed_row_loses_what_its_conversations_lose_alone(tmp_path: Path, changes: dict) -> None:
+    found, model = encoded(tmp_path), small_model(small.tokenizer().vocab_size, **changes)
+    numbers = [found.train[:3], found.train[3:5]]
+    batch = found.packed(numbers, int(found.lengths[found.train[:3]].sum()) + 5)
+    with torch.no_grad():
+        positions, mask = separated(batch.segments)
+        hidden = model.hidden(batch.ids, positions, mask=mask)
+        logprobs = model.logits(hidden).log_softmax(-1)
+        for row, row_numbers in enumerate(numbers):
+            for segment, number in enumerate(row_numbers, 1):
+                ids, learned = found.pad(np.array([number]))
+                alone = masked_logprobs(model, ids, learned)[0]
+                here = logprobs[row, batch.segments[row] == segment][:-1]
+                together = here.gather(1, ids[0, 1:, None])[:, 0] * learned[0, 1:]
+                assert learned.any() and torch.allclose(together, alone, atol=1e-5)
+
+
+def test_a_packed_batch_is_learned_from_as_its_conversations_one_by_one(tmp_path: Path) -> None:
+    found, model = encoded(tmp_path), small_model(small.tokenizer().vocab_size)
+    batch = Packed(found, 256, 1, seed=0, width=64).batch(1)
+    loss = masked_backward(model, batch.ids, batch.mask, batch.n_learned, batch.segments)
+    together = {
+        name: param.grad.clone() for name, param in model.named_parameters() if param.grad is not None
+    }
+    model.zero_grad()
+    alone = torch.zeros(())
+    for ids, mask, segments in zip(batch.ids, batch.mask, batch.segments, strict=True):
+        for segment in range(1, int(segments.max()) + 1):
+            own = segments == segment
+            alone += masked_backward(model, ids[own][None], mask[own][None], batch.n_learned)
+    assert batch.n_learned > 50 and torch.allclose(loss, alone, atol=1e-5)
+    assert len(together) > 5
+    for name, param in model.named_parameters():
+        if name in together:
+            assert torch.allclose(together[name], param.grad, atol=1e-5), name
+
+
+def test_ranks_share_the_rows_of_a_batch(tmp_path: Path) -> None:
+    batch = Packed(encoded(tmp_path), 256, 1, seed=0, width=64).batch(1)
+    parts = [batch.part(rank, 3, torch.device("cpu")) for rank in range(3)]
+    assert [len(part.ids) for part in parts] == [2, 1, 1]
+    assert torch.equal(parts[1].segments, batch.segments[1:2])
+    assert sum(part.n_learned for part in parts) == batch.n_learned
