@@ -139,6 +139,28 @@ class GPTConfig(BaseModel):
         return width * ((self.norm_weight is not None) + self.norm_bias)
 
 
+ASPECT, HEAD_WIDTH, TUNED_WIDTH = 64, 64, 128
+
+
+def sizes_of(depth: int) -> dict[str, int]:
+    """One dial: a network of `depth` layers is 64 times as wide, in heads of 64.
+
+    Source: the aspect ratio that nanochat uses; GPT-2 of 124 million parameters has it too.
+    """
+    d_model = ASPECT * depth
+    n_head = d_model // HEAD_WIDTH
+    return {"n_layer": depth, "d_model": d_model, "n_head": n_head, "n_kv_head": n_head}
+
+
+def width_share(d_model: int) -> float:
+    """What AdamW's learning rates, tuned at a width of 128, are multiplied by at another.
+
+    The sum over a row grows with the root of its length, so that a step must shrink with it; Muon's updates have
+    the same size at every width and need no share. Source: Yang et al. 2022, arXiv:2203.03466.
+    """
+    return (d_model / TUNED_WIDTH) ** -0.5
+
+
 def check_heads(d_model: int, n_head: int, n_kv_head: int) -> None:
     """Raises ValueError that names the sizes which do not divide, and what to choose."""
     if d_model % n_head:

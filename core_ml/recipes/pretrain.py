@@ -1,5 +1,6 @@
 """Trains a network from nothing to predict the next token of documents."""
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 from core_ml import ranks
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Metric, Progress, Sample, Summary
-from core_ml.model.config import GPTConfig, check_heads
+from core_ml.model.config import GPTConfig, check_heads, sizes_of, width_share
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.report import figure, findings
 from core_ml.training.schedule import Schedule, lr_share
@@ -38,6 +39,22 @@ class PretrainConfig(RecipeConfig):
         group=DATA,
         min_length=1,
         max_length=1000,
+    )
+    depth: int | None = setting(
+        None,
+        "One dial for the network: sets layers, width, heads and AdamW's rate, whatever their fields say.",
+        group=NETWORK,
+        ge=1,
+        le=256,
+    )
+    tokens_per_parameter: float | None = setting(
+        None,
+        "Sets the steps from the size of the network; 20 is what Hoffmann et al. 2022 found to be the best use of "
+        "computing.",
+        unit="tokens",
+        group=NETWORK,
+        gt=0,
+        le=10_000,
     )
     n_layer: int = setting(4, "Blocks of attention and feed-forward.", group=NETWORK, ge=1, le=256)
     d_model: int = setting(
@@ -154,6 +171,19 @@ class PretrainConfig(RecipeConfig):
             )
         return self
 
+    def resolved(self, vocab_size: int) -> Self:
+        """The config with everything that its dials set."""
+        given: dict[str, Any] = {}
+        if self.depth is not None:
+            given |= sizes_of(self.depth)
+            given["adam_lr"] = self.adam_lr * width_share(given["d_model"])
+        sized = self.model_copy(update={**given, "depth": None})
+        if self.tokens_per_parameter is not None:
+            tokens = self.tokens_per_parameter * sized.network(vocab_size).n_parameters
+            steps = max(1, math.ceil(tokens / (self.batch_size * self.seq_len)))
+            sized = sized.model_copy(update={"steps": steps, "tokens_per_parameter": None})
+        return sized
+
     def network(self, vocab_size: int) -> GPTConfig:
         return GPTConfig(
             vocab_size=vocab_size,
@@ -186,6 +216,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     device.use_threads(config.threads)
     target = device.choose()
     tokenizer = Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json"))
+    config = config.resolved(tokenizer.vocab_size)
     with ranks.first_alone():
         mixture = yield from opened(workspace, tokenizer, config.val_share, config.seed, config.weights)
         validation = Validation(mixture.windows(config.seq_len, config.val_tokens), tokenizer)
@@ -341,6 +372,7 @@ def cost(config: PretrainConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cos
     vocab_size = next(
         (summary["vocab_size"] for summary in inputs.get("tokenizer", []) if "vocab_size" in summary), 1024
     )
+    config = config.resolved(vocab_size)
     network = config.network(vocab_size)
     tokens = config.steps * config.batch_size * config.seq_len
     rounds = 1 + config.steps // config.eval_every

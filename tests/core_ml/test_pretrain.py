@@ -197,7 +197,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(
         ({"steps": 0}, "steps"),
         ({"muon_lr": 5}, "muon_lr"),
         ({"schedule": "step"}, "schedule"),
-        ({"depth": 3}, "depth"),
+        ({"layers": 3}, "layers"),
     ],
 )
 def test_a_config_that_cannot_work_is_told_before_anything_runs(
@@ -205,6 +205,18 @@ def test_a_config_that_cannot_work_is_told_before_anything_runs(
 ) -> None:
     with pytest.raises(UserError, match=told):
         read_config(RECIPE, {**SMALL, **options})
+
+
+def test_one_dial_sets_the_sizes_the_rate_and_the_steps() -> None:
+    config = read_config(RECIPE, {"depth": 8, "tokens_per_parameter": 20}).resolved(1000)
+    assert (config.n_layer, config.d_model, config.n_head, config.n_kv_head) == (8, 512, 8, 8)
+    assert config.adam_lr == pytest.approx(6e-3 / 2)  # four times as wide as where it was tuned
+    # 8 × (4 + 2 × 3) × 512² in the blocks, and twice 1,000 × 512 of embedding and head.
+    n = 8 * 10 * 512**2 + 2 * 1000 * 512
+    assert config.network(1000).n_parameters == n
+    assert config.steps == -(-20 * n // (16 * 128))
+    plain = read_config(RECIPE, {})
+    assert plain.resolved(1000) == plain
 
 
 def test_documents_that_are_empty_are_told(inputs: dict[str, Path], tmp_path: Path) -> None:
