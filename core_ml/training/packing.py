@@ -289,7 +289,7 @@ def pack(
     """
     if (folder / INDEX).exists():
         return
-    found, dtype = pieces(files), token_type(tokenizer.vocab_size)
+    found, dtype = pieces(files, PIECE_BYTES), token_type(tokenizer.vocab_size)
     surveyed = yield from _each(found, folder / "survey", survey)
     chosen = split(surveyed, val_share)
 

@@ -1,5 +1,6 @@
 """Documents to shards, shards to batches, and the models that only count."""
 
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -176,6 +177,23 @@ def test_more_groups_than_fit_in_memory_are_split_by_their_hash(monkeypatch: pyt
     assert chosen.chosen is None
     share = sum(chosen.is_validation(f"https://h{i}.example/", "") for i in range(3000)) / 3000
     assert share == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("max_keys", [200_000, 50])
+def test_the_split_of_parts_put_together_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, max_keys: int
+) -> None:
+    monkeypatch.setattr(split, "MAX_KEYS", max_keys)
+    documents = [(f"https://host{i % 40}.example/{i}", str(i), 100 + i % 7) for i in range(400)]
+    whole = split.Sizes()
+    for begin in range(0, 400, 90):
+        part = split.Sizes()
+        for document in documents[begin : begin + 90]:
+            part.add(*document)
+        whole.merge(split.Sizes.from_json(json.loads(json.dumps(part.to_json()))))
+    chosen = whole.split(0.1)
+    assert chosen == split.choose(documents, 0.1)
+    assert split.Split.from_json(json.loads(json.dumps(chosen.to_json()))) == chosen
 
 
 def test_unigram_and_bigram_are_what_counting_by_hand_gives() -> None:
