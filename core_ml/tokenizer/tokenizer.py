@@ -26,6 +26,7 @@ from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
 from core_ml.tokenizer import described, merges, patterns, special
 from core_ml.tokenizer.described import BYTE_OF
+from core_ml.tokenizer.protocol import Protocol
 from core_ml.tokenizer.special import BOS, END, PAIRS, ROLES, SEP, SPECIALS, START, Message, Part
 
 __all__ = ["BOS", "BYTE_OF", "END", "ROLES", "SEP", "SPECIALS", "START", "Message", "Part", "Tokenizer"]
@@ -42,7 +43,7 @@ Ids = np.ndarray[Any, np.dtype[np.uint32]]
 class Tokenizer:
     """Text to token ids and back. Make one by `train` or `load`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, protocol: Protocol | None = None) -> None:
         # Off by default in the library: text that spells "<|im_end|>" would become the token.
         inner.encode_special_tokens = True
         self.inner = inner
@@ -63,6 +64,13 @@ class Tokenizer:
             for kind, (opens, closes) in PAIRS.items()
             if opens in ours and closes in ours
         }
+        self.protocol = protocol
+        """Another lab's, in which the model that this belongs to was taught to talk."""
+        if protocol is not None:
+            if not protocol.marks <= known.keys():
+                raise UserError(f"this tokenizer lacks {', '.join(sorted(protocol.marks - known.keys()))}")
+            self._marks = {mark: known[mark] for mark in protocol.marks}
+            self.end_id, self.has_chat = known[protocol.end], True
         self.special_ids = frozenset(known.values())
         self._words = {id: token.content for id, token in added.items() if not token.special}
 
@@ -101,7 +109,8 @@ class Tokenizer:
                 raise UserError(
                     f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: it is no tokenizer of ours"
                 )
-            return cls.read(path.read_text(encoding="utf-8"), path.name)
+            inner = parse(path.read_text(encoding="utf-8"), path.name)
+            return cls(inner, Protocol.load(path.parent))
         except FileNotFoundError:
             raise UserError(f"there is no tokenizer at {path}") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +123,10 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         path = Path(path)
-        write_atomically(path / "tokenizer.json" if path.is_dir() else path, self.inner.to_str(pretty=True))
+        path = path / "tokenizer.json" if path.is_dir() else path
+        write_atomically(path, self.inner.to_str(pretty=True))
+        if self.protocol is not None:
+            self.protocol.save(path.parent)
 
     @property
     def vocab_size(self) -> int:
@@ -294,6 +306,8 @@ class Tokenizer:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A conversation up to the point where the assistant writes: the model goes on from here."""
+        if self.protocol is not None:
+            return self.protocol.prompt(messages, self.encode, self._marks)
         return self.conversation(messages)[0] + self._opening("assistant")
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
@@ -302,6 +316,8 @@ class Tokenizer:
         That is the assistant's content, thoughts and calls with the marks around them, and the `<|im_end|>` after
         them; never its role, and never what a tool answered.
         """
+        if self.protocol is not None:
+            return self.protocol.conversation(messages, self.encode, self._marks)
         ids: list[int] = []
         mask: list[int] = []
         for message in messages:
