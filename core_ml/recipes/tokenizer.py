@@ -1,23 +1,28 @@
-"""Learns a vocabulary: byte-level BPE with the special tokens of the chat protocol."""
+"""Learns a vocabulary: byte-level BPE with the special tokens of the chat protocol, and says what it is good for."""
 
-import re
 import threading
 from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Any
 
+from pydantic import model_validator
+
 from core_ml.config import RecipeConfig, setting
 from core_ml.errors import UserError
-from core_ml.events import Event, Figure, Progress, Resumed, Sample, Summary
+from core_ml.events import Event, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
+from core_ml.tokenizer import figures, measure, patterns
+from core_ml.tokenizer.measure import Measured, Text
 from core_ml.tokenizer.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 from core_ml.workspace import Workspace
 
 HELD_OUT_EVERY = 50  # one text in so many is measured and not learned from
 HELD_OUT_BYTES = 2_000_000
+COMPARED_BYTES = 20_000_000
+"""So much of what was learned from is learned from again with other patterns."""
 STOP_WITHIN = 1.5  # seconds
-BYTES_PER_SECOND = 3e6
-WORD = re.compile(r"\S+")
+BYTES_PER_SECOND = 8e6
+DOMAIN_NAMES = ("domain", "category", "subset", "topic")
 
 
 class TokenizerConfig(RecipeConfig):
@@ -29,40 +34,66 @@ class TokenizerConfig(RecipeConfig):
         ge=MIN_VOCAB_SIZE,
         le=500_000,
     )
+    pattern: patterns.Name = setting(
+        "digits",
+        "How text is cut into words before anything is merged: each digit alone (a small model learns sums), as "
+        "GPT-2 or GPT-4 do, or by a pattern of your own.",
+    )
+    own_pattern: str = setting(
+        "",
+        "A regular expression whose matches are the words, for the pattern 'own'; what it leaves out stands alone.",
+        max_length=patterns.MAX_CHARS,
+        group="Words",
+    )
     max_megabytes: int = setting(
         200, "Text to learn from, at most; the first that comes.", unit="MB", group="Corpus", ge=1, le=100_000
     )
     max_conversations: int = setting(
         8_000, "Conversations to learn from, at most, as plain text.", group="Corpus", ge=0, le=10_000_000
     )
+    compare_patterns: bool = setting(
+        True,
+        "Learn again with the other patterns, on 20 MB at most, to see which one suits these texts.",
+        group="Words",
+    )
+
+    @model_validator(mode="after")
+    def _own_pattern_will_do(self) -> "TokenizerConfig":
+        if self.pattern == "own":
+            try:
+                patterns.check(self.own_pattern)
+            except UserError as error:
+                raise ValueError(error.message) from None
+        return self
 
 
 class _Corpus:
     """Texts in their order, counted, with every fiftieth set aside to measure on."""
 
-    def __init__(self, config: TokenizerConfig, workspace: Workspace) -> None:
+    def __init__(self, config: TokenizerConfig, workspace: Workspace, max_bytes: float | None = None) -> None:
         self.config, self.workspace = config, workspace
+        self.max_bytes = config.max_megabytes * 1e6 if max_bytes is None else max_bytes
         self.n_texts = self.n_bytes = 0
-        self.held_out: list[str] = []
+        self.held_out: list[Text] = []
         self.held_out_bytes = 0
         self.stopped = False
 
     def __iter__(self) -> Iterator[str]:
-        for text in self._texts():
+        for text in self.texts():
             if self.stopped:
                 raise InterruptedError("the run was stopped")
-            if self.n_bytes >= self.config.max_megabytes * 1e6:
+            if self.n_bytes >= self.max_bytes:
                 return
             self.n_texts += 1
-            size = len(text.encode("utf-8", "replace"))
+            size = len(text.text.encode("utf-8", "replace"))
             if self.n_texts % HELD_OUT_EVERY == 0 and self.held_out_bytes + size <= HELD_OUT_BYTES:
                 self.held_out.append(text)
                 self.held_out_bytes += size
             else:
                 self.n_bytes += size
-                yield text
+                yield text.text
 
-    def _texts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[Text]:
         from core_ml.tasks.rows import read_rows
 
         # Conversations first: they are few, and a corpus of pages would use up the limit before them.
@@ -70,10 +101,31 @@ class _Corpus:
             for row in islice(
                 read_rows(folder, ["messages"], input="conversations"), self.config.max_conversations
             ):
-                yield " ".join(message["content"] or "" for message in row["messages"] or [])
+                text = " ".join(message["content"] or "" for message in row["messages"] or [])
+                yield Text(text, None, "conversations")
         for folder in self.workspace.inputs("documents"):
-            for row in read_rows(folder, ["text"], input="documents"):
-                yield row["text"] or ""
+            for row in read_rows(folder, ["text", *_told_by(folder)], input="documents"):
+                said = (row["metadata"].get(name) for name in DOMAIN_NAMES)
+                domain = next((name for name in said if isinstance(name, str) and name), row.get("source"))
+                yield Text(row["text"] or "", row.get("language"), domain)
+
+    def sample(self) -> "_Corpus":
+        """The first of what was learned from, again."""
+        return _Corpus(self.config, self.workspace, min(self.max_bytes, COMPARED_BYTES))
+
+
+def _told_by(folder: Any) -> list[str]:
+    """Columns that all files of the documents have beside the text; a file that is damaged is told by its reader."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = {"language", "source"}
+    for path in folder.files(".parquet"):
+        try:
+            names &= set(pq.read_schema(path).names)
+        except (pa.ArrowException, OSError):
+            return []
+    return sorted(names)
 
 
 def run(config: TokenizerConfig, workspace: Workspace) -> Iterator[Event]:
@@ -83,64 +135,63 @@ def run(config: TokenizerConfig, workspace: Workspace) -> Iterator[Event]:
             "there is nothing to learn from: choose documents, conversations or both", field="documents"
         )
     corpus = _Corpus(config, workspace)
-    tokenizer = yield from _train(corpus, config.vocab_size)
+    tokenizer = yield from _train(corpus, config.vocab_size, config.pattern, config.own_pattern)
     if corpus.n_bytes == 0:
         raise UserError("the inputs hold no text: choose a dataset that has some", field="documents")
-    yield Progress(1, 2, "phases", "measuring")
-    n_bytes = n_tokens = n_words = 0
-    lengths: dict[int, int] = {}
-    openings: list[str] = []
-
-    def measured() -> Iterator[tuple[None, str]]:
-        nonlocal n_words
-        for text in corpus.held_out or _first(corpus, 20):
-            n_words += sum(1 for _ in WORD.finditer(text))
-            if len(openings) < 4:
-                openings.append(text[:200])
-            yield None, text
-
-    for _, ids in tokenizer.encode_pieces(measured()):
-        n_tokens += len(ids)
-        for id in ids:
-            size = len(tokenizer.token_bytes[id])
-            n_bytes += size
-            lengths[size] = lengths.get(size, 0) + 1
-    bytes_per_token = n_bytes / max(1, n_tokens)
+    yield Progress(1, 3, "phases", "measuring")
+    held_out = corpus.held_out or list(islice(corpus.texts(), 20))
+    _agree(tokenizer, held_out)
+    measured = measure.measure(tokenizer, held_out)
+    seldom = yield from _seldom(tokenizer, _Corpus(config, workspace))
+    n_dead = sum(count == 0 for _, count in seldom)
+    compared: list[dict[str, Any]] = []
+    if config.compare_patterns:
+        compared = yield from _compare(config, corpus, tokenizer, held_out, measured)
+    total = measured.total
     summary: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
-        "bytes_per_token": round(bytes_per_token, 3),
-        "tokens_per_word": round(n_tokens / max(1, n_words), 3),
+        "bytes_per_token": round(total.bytes_per_token, 3),
+        "tokens_per_word": round(total.tokens_per_word, 3),
+        "pattern": config.pattern,
         "n_merges": len(tokenizer.merge_ranks),
+        "dead_tokens": n_dead,
+        "rare_tokens": len(seldom) - n_dead,
         "n_texts": corpus.n_texts,
         "trained_on_bytes": corpus.n_bytes,
-        "measured_on_bytes": n_bytes,
+        "measured_on_bytes": total.n_bytes,
     }
-    yield _longest(tokenizer)
-    yield _histogram(lengths, bytes_per_token)
-    for opening in openings:
+    report = {
+        "languages": measure.rows(measured.languages),
+        "domains": measure.rows(measured.domains),
+        "patterns": compared,
+        "counted_bytes": corpus.n_bytes,
+        "seldom": [[id, count] for id, count in seldom[: figures.N_SHOWN]],
+    }
+    yield from figures.draw(tokenizer, measured, report, seldom)
+    for text in held_out[:4]:
+        opening = text.text[:200]
         pieces = [tokenizer.decode([id]) for id in tokenizer.encode(opening)]
         yield Sample(0, opening, " · ".join(pieces))
     writer = workspace.create("tokenizer", "tokenizer")
     tokenizer.save(writer.path)
-    yield workspace.made("tokenizer", writer.finish(summary))
-    findings = [
-        f"A token of unseen text stands for {bytes_per_token:.2f} bytes; a byte-wise vocabulary has 1."
-    ]
-    if tokenizer.vocab_size < config.vocab_size:
-        findings.append(
-            f"The texts hold pairs for {tokenizer.vocab_size:,} tokens only, fewer than the {config.vocab_size:,} asked for."
-        )
-    yield Summary({**summary, "findings": findings})
-    yield Progress(2, 2, "phases", "measuring")
+    yield workspace.made("tokenizer", writer.finish({**summary, "report": report}))
+    yield Summary({**summary, "findings": _findings(config, tokenizer, summary, compared)})
+    yield Progress(3, 3, "phases", "comparing")
 
 
-def _train(corpus: _Corpus, vocab_size: int) -> Generator[Event, None, Tokenizer]:
-    """Train in a thread, so that progress is told and a request to stop is heard meanwhile."""
+def _train(
+    corpus: _Corpus, vocab_size: int, pattern: patterns.Name, own: str = ""
+) -> Generator[Event, None, Tokenizer]:
+    """Train in a thread, so that progress is told and a request to stop is heard while the texts are read.
+
+    The merging that follows holds the interpreter for a second or so in a hundred megabytes; a run that is
+    cancelled meanwhile is killed by its supervisor, and there is nothing that it would have saved.
+    """
     result: dict[str, Any] = {}
 
     def work() -> None:
         try:
-            result["tokenizer"] = Tokenizer.train(corpus, vocab_size)
+            result["tokenizer"] = Tokenizer.train(corpus, vocab_size, pattern, own)
         except BaseException as error:
             result["error"] = error
 
@@ -152,7 +203,7 @@ def _train(corpus: _Corpus, vocab_size: int) -> Generator[Event, None, Tokenizer
             thread.join(timeout=0.2)
             megabytes = corpus.n_bytes / 1e6
             yield Progress(
-                0, 2, "phases", f"learning merges from {megabytes:,.1f} MB in {corpus.n_texts:,} texts"
+                0, 3, "phases", f"learning merges from {megabytes:,.1f} MB in {corpus.n_texts:,} texts"
             )
     finally:
         corpus.stopped = True
@@ -163,34 +214,71 @@ def _train(corpus: _Corpus, vocab_size: int) -> Generator[Event, None, Tokenizer
     return result["tokenizer"]
 
 
-def _first(corpus: _Corpus, n: int) -> Iterator[str]:
-    return islice(corpus._texts(), n)
+def _seldom(tokenizer: Tokenizer, corpus: _Corpus) -> Generator[Event, None, list[tuple[int, int]]]:
+    """What hardly stands in the texts that were learned from, all of them: a name may stand in the last one only."""
+    counts: Any = None
+    for latest in measure.occurrences(tokenizer, corpus):
+        counts = latest
+        yield Progress(1, 3, "phases", f"counting tokens in {corpus.n_bytes / 1e6:,.1f} MB")
+    return measure.seldom(tokenizer, counts)
 
 
-def _longest(tokenizer: Tokenizer) -> Figure:
-    ids = sorted(range(tokenizer.vocab_size), key=lambda id: (-len(tokenizer.token_bytes[id]), id))[:40]
-    rows = [[id, tokenizer.decode([id]), len(tokenizer.token_bytes[id])] for id in ids]
-    return Figure(
-        "longest_tokens",
-        0,
-        "The longest tokens",
-        {"columns": ["id", "token", "bytes"], "rows": rows},
-        f"The longest token is {tokenizer.decode([ids[0]])!r}, {len(tokenizer.token_bytes[ids[0]])} bytes.",
-    )
+def _agree(tokenizer: Tokenizer, texts: list[Text]) -> None:
+    """Raises UserError where two libraries would cut a text differently, as a pattern of one's own may make them."""
+    for text in texts:
+        own = tokenizer.encode(text.text)
+        theirs = tokenizer.inner.encode(patterns.valid(text.text), add_special_tokens=False).ids
+        if own != theirs:
+            raise UserError(
+                f"the libraries that read the pattern cut {text.text[:60]!r} differently: write a plainer one",
+                field="own_pattern",
+            )
 
 
-def _histogram(lengths: dict[int, int], bytes_per_token: float) -> Figure:
-    sizes = sorted(lengths)
-    return Figure(
-        "token_lengths",
-        0,
-        "Bytes of the tokens of unseen text",
-        {
-            "data": [{"type": "bar", "x": sizes, "y": [lengths[size] for size in sizes]}],
-            "layout": {"xaxis": {"title": {"text": "bytes"}}, "yaxis": {"title": {"text": "tokens"}}},
-        },
-        f"Tokens of unseen text have {bytes_per_token:.2f} bytes on average.",
-    )
+def _compare(
+    config: TokenizerConfig, corpus: _Corpus, tokenizer: Tokenizer, held_out: list[Text], measured: Measured
+) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Bytes a token of the same unseen texts for every pattern, learned from the same texts at the same size."""
+    rows = []
+    names: list[patterns.Name] = [*patterns.PATTERNS]
+    if config.pattern == "own":
+        names.insert(0, "own")
+    for name in names:
+        title = patterns.PATTERNS[name].title if name in patterns.PATTERNS else "own"
+        yield Progress(2, 3, "phases", f"comparing with words cut: {title}")
+        found = measured
+        if name != config.pattern or corpus.n_bytes > COMPARED_BYTES:
+            other = yield from _train(corpus.sample(), config.vocab_size, name, config.own_pattern)
+            found = measure.measure(other, held_out)
+        rows.append(
+            {
+                "name": title,
+                "chosen": name == config.pattern,
+                "bytes_per_token": round(found.total.bytes_per_token, 3),
+                "tokens_per_word": round(found.total.tokens_per_word, 3),
+            }
+        )
+    return rows
+
+
+def _findings(
+    config: TokenizerConfig, tokenizer: Tokenizer, summary: dict[str, Any], compared: list[dict[str, Any]]
+) -> list[str]:
+    findings = [
+        f"A token of unseen text stands for {summary['bytes_per_token']:.2f} bytes; a byte-wise vocabulary has 1."
+    ]
+    if tokenizer.vocab_size < config.vocab_size:
+        findings.append(
+            f"The texts hold pairs for {tokenizer.vocab_size:,} tokens only, fewer than the {config.vocab_size:,} asked for."
+        )
+    if compared:
+        findings.append(figures.of_patterns(compared))
+    if summary["rare_tokens"] + summary["dead_tokens"] > 0.05 * summary["n_merges"]:
+        findings.append(
+            f"{summary['dead_tokens']:,} learned tokens never stand in the texts and {summary['rare_tokens']:,} fewer "
+            f"than {measure.RARE} times: the vocabulary is large for so little text."
+        )
+    return findings
 
 
 def cost(config: TokenizerConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
@@ -198,9 +286,14 @@ def cost(config: TokenizerConfig, inputs: dict[str, list[dict[str, Any]]]) -> Co
         sum(summary.get("bytes_text", 0) for summary in inputs.get("documents", [])),
         config.max_megabytes * 1e6,
     )
+    n_bytes = n_bytes or 3e6
+    again = n_bytes + (len(patterns.PATTERNS) if config.compare_patterns else 0) * min(
+        n_bytes, COMPARED_BYTES
+    )
     return Cost(
-        seconds=1 + (n_bytes or 3e6) / BYTES_PER_SECOND + config.vocab_size / 20_000,
-        memory_bytes=int(200e6 + 4 * n_bytes),
+        seconds=2 + (n_bytes + again) / BYTES_PER_SECOND + config.vocab_size / 20_000,
+        # Different words are kept, and no texts: of 9 MB of novels 70 MB, of 49 MB 160, and ever fewer are new.
+        memory_bytes=int(180e6 + 22e3 * n_bytes**0.5),
         disk_bytes=config.vocab_size * 90,
         facts={"vocabulary": f"{config.vocab_size:,} tokens"},
     )

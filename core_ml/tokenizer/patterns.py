@@ -40,7 +40,7 @@ class Pattern:
 
 # Between what is no white space and a space; and a line end after a letter, since signs may keep theirs.
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \t])|(?<=[A-Za-z0-9])(?=[\r\n])")
-PATTERNS: dict[str, Pattern] = {
+PATTERNS: dict[Name, Pattern] = {
     # A word is letters with at most one sign before them, one digit, signs with at most one space, or white space.
     "digits": Pattern(
         "each digit alone",
@@ -76,7 +76,7 @@ PROBE = (
 LONG_WORDS = ("a" * 2000 + "!", " " * 2000 + "a", "1" * 2000 + "a")
 
 
-def named(pattern: str) -> str:
+def named(pattern: str) -> Name:
     """The name of a pattern that is one of ours, else "own"."""
     return next((name for name, one in PATTERNS.items() if one.regex == pattern), "own")
 
@@ -90,7 +90,7 @@ def has_border(pattern: str) -> bool:
     return _BORDERS.get(pattern) is not None
 
 
-def resolve(name: str, own: str = "") -> str:
+def resolve(name: Name, own: str = "") -> str:
     """The regular expression of a named pattern, or a person's own with a last resort for what it leaves out.
 
     Raises: UserError, naming the field `own_pattern`.

@@ -1,16 +1,22 @@
 """Byte-level BPE: learning merges, reading back, and refusing what is no tokenizer."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.execute import read_config
 from core_ml.recipes.tokenizer import RECIPE
+from core_ml.tokenizer import measure
 from core_ml.tokenizer import tokenizer as module
 from core_ml.tokenizer.inspect import merges_of, tokens
 from core_ml.tokenizer.patterns import PATTERNS, cut, valid
@@ -276,3 +282,98 @@ def test_a_run_that_is_stopped_leaves_no_thread_and_no_output(tmp_path: Path) ->
     events.close()
     assert threading.active_count() == 1 or all(not thread.daemon for thread in threading.enumerate()[1:])
     assert not (tmp_path / "out/tokenizer").exists()
+
+
+def test_the_report_tells_languages_domains_patterns_and_tokens_that_do_nothing(tmp_path: Path) -> None:
+    texts = [
+        f"{'The cat sees stones' if i % 2 else 'Kivi hyppii veden pinnalla'} {i} times." for i in range(400)
+    ]
+    # As a crawl and an import write them: the language in its column, the domain in the metadata or as the source.
+    # Held out are the texts 50, 100, … 400: two fifties in three are English, and each second one is law.
+    columns = {
+        "text": texts,
+        "language": ["en" if i // 50 % 3 else "zh" for i in range(400)],
+        "source": ["books"] * 400,
+        "metadata": [json.dumps({"domain": "law"} if i // 50 % 2 else {}) for i in range(400)],
+    }
+    writer = artifact.Writer(
+        tmp_path / "d", id="t-d", kind="dataset", form="documents", name="d", origin=small.ORIGIN
+    )
+    pq.write_table(pa.table(columns), writer.path / "documents-00000.parquet")
+    writer.finish({})
+    folder = tmp_path / "d"
+    place = small.workspace(RECIPE, tmp_path / "out", documents=folder)
+    events = list(RECIPE.run(read_config(RECIPE, {"vocab_size": 400}), place))
+    manifest = json.loads((tmp_path / "out/tokenizer/manifest.json").read_text())["summary"]
+    report = manifest["report"]
+    assert {row["name"]: row["tokens_per_word"] is None for row in report["languages"]} == {
+        "en": False,
+        "zh": True,
+    }
+    assert {row["name"] for row in report["domains"]} == {"law", "books"}
+    assert sum(row["bytes"] for row in report["domains"]) == manifest["measured_on_bytes"]
+    names = [row["name"] for row in report["patterns"]]
+    assert names == ["each digit alone", "GPT-2's", "GPT-4's"] and report["patterns"][0]["chosen"]
+    assert report["patterns"][0]["bytes_per_token"] == manifest["bytes_per_token"]
+    figures = {event.name: event for event in events if type(event).__name__ == "Figure"}
+    assert {"languages", "domains", "patterns", "seldom_tokens"} <= set(figures)
+    dead = [id for id, count in report["seldom"] if count == 0]
+    assert manifest["dead_tokens"] == len(dead)
+    tokenizer = Tokenizer.load(tmp_path / "out/tokenizer")
+    learned_from = [text for i, text in enumerate(texts, 1) if i % 50]
+    used = {id for text in learned_from for id in tokenizer.encode(text)}
+    assert dead and not used.intersection(dead)
+    assert not {i for i, data in enumerate(tokenizer.token_bytes) if len(data) > 1} - used - set(dead)
+
+
+def test_a_language_without_spaces_has_no_tokens_a_word() -> None:
+    texts = [measure.Text("中文没有空格。", "zh"), measure.Text("two words", "en"), measure.Text("x" * 9)]
+    found = measure.measure(small.tokenizer(), texts)
+    by_name = {row["name"]: row for row in measure.rows(found.languages)}
+    assert by_name["zh"]["tokens_per_word"] is None
+    # "two words" in tokens, over its 2 words.
+    assert by_name["en"]["tokens_per_word"] == len(small.tokenizer().encode("two words")) / 2
+    assert found.total.n_bytes == 7 * 3 + 9 + 9 and found.total.n_words == 4
+    many = {f"l{i:02d}": measure.Count(n_bytes=i, n_tokens=1) for i in range(20)}
+    shown = measure.rows(many)
+    # The 12 largest are l19 to l08; 0 + 1 + … + 7 bytes are left for the others.
+    assert len(shown) == 13 and shown[-1] | {"bytes_per_token": 0} == {
+        "name": "8 others", "bytes": 28, "bytes_per_token": 0, "tokens_per_word": None,
+    }  # fmt: skip
+
+
+MEMORY = """
+import resource, sys
+from core_ml.tokenizer.tokenizer import Tokenizer
+n = int(sys.argv[1])
+texts = (" ".join(f"word{(i * j) % 997} and {j}" for j in range(400)) for i in range(n))
+tokenizer = Tokenizer.train(texts, 600, "gpt2")
+again = (" ".join(f"word{(i * j) % 997} and {j}" for j in range(400)) for i in range(n))
+assert sum(len(ids) for _, ids in tokenizer.encode_arrays(enumerate(again))) > 400 * n
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_follow_the_corpus() -> None:
+    def peak(n: int) -> int:
+        command = [sys.executable, "-c", MEMORY, str(n)]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    # 2 MB of text and 32 MB, of the same words.
+    small_one, large_one = peak(300), peak(5000)
+    assert large_one - small_one < 25, f"{small_one} MB and {large_one} MB"
+
+
+def test_a_config_says_at_once_what_is_wrong_with_a_pattern() -> None:
+    assert read_config(RECIPE, {"pattern": "own", "own_pattern": r"\w+"}).own_pattern == r"\w+"
+    with pytest.raises(UserError, match="empty word"):
+        read_config(RECIPE, {"pattern": "own", "own_pattern": r"\w*"})
+
+
+def test_a_run_with_a_pattern_of_its_own_compares_it_with_the_others(tmp_path: Path) -> None:
+    place = small.workspace(RECIPE, tmp_path / "out", documents=small.documents(tmp_path / "d"))
+    config = read_config(RECIPE, {"vocab_size": 300, "pattern": "own", "own_pattern": r" ?\w+"})
+    list(RECIPE.run(config, place))
+    report = json.loads((tmp_path / "out/tokenizer/manifest.json").read_text())["summary"]["report"]
+    assert [(row["name"], row["chosen"]) for row in report["patterns"]][:2] == [("own", True), ("each digit alone", False)]  # fmt: skip
+    assert Tokenizer.load(tmp_path / "out/tokenizer").pattern == r" ?\w+|[\s\S]"
