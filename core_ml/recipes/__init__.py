@@ -8,7 +8,19 @@ from core_ml.errors import UserError
 from core_ml.recipe import Recipe
 
 # Where two recipes serve one stage of the life, this is their order on pages; a new file comes after these.
-ORDER = ("crawl", "conversations", "tokenizer", "pack", "pretrain", "sft", "rollouts", "reward", "rlhf", "evaluate")
+ORDER = (
+    "crawl",
+    "conversations",
+    "tokenizer",
+    "pack",
+    "pretrain",
+    "scaling",
+    "sft",
+    "rollouts",
+    "reward",
+    "rlhf",
+    "evaluate",
+)
 
 
 @cache
