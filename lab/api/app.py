@@ -3,7 +3,19 @@
 from ninja import NinjaAPI
 from ninja.openapi.docs import Swagger
 
-from lab.api import accounts, artifacts, crawls, datasets, events, labeling, models, runs, system, tours
+from lab.api import (
+    accounts,
+    artifacts,
+    crawls,
+    datasets,
+    events,
+    labeling,
+    models,
+    runs,
+    system,
+    tokenizers,
+    tours,
+)
 from lab.api.auth import researcher
 from lab.api.idempotent import idempotent
 from lab.api.wire import FiniteRenderer, StrictParser, handle_errors
@@ -30,7 +42,7 @@ api.add_router("", events.router)
 api.add_router("", runs.router)
 api.add_router("/datasets", datasets.router)
 api.add_router("/datasets", crawls.router)
-api.add_router("/tokenizers", models.tokenizers)
+api.add_router("/tokenizers", tokenizers.router)
 api.add_router("/checkpoints", models.checkpoints)
 api.add_router("/artifacts", artifacts.router)
 api.add_router("/labeling", labeling.router)

@@ -111,12 +111,17 @@ def send(request: HttpRequest, path: Path, filename: str, tag: str) -> HttpRespo
     else:
         response = FileResponse(path.open("rb"))
         response["Content-Length"] = str(size)
+    response["Accept-Ranges"] = "bytes"
+    response["ETag"] = f'"{tag}"'
+    return attached(response, filename)
+
+
+def attached(response: Any, filename: str) -> Any:
+    """A response as a file to keep, which no browser takes for anything else."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", filename).strip("-.") or "file"
     response["Content-Disposition"] = f'attachment; filename="{safe}"'
     response["Content-Type"] = "application/octet-stream"
     response["X-Content-Type-Options"] = "nosniff"
-    response["Accept-Ranges"] = "bytes"
-    response["ETag"] = f'"{tag}"'
     return response
 
 

@@ -23,7 +23,7 @@ from lab.services.forms import SCHEMAS
 router = Router(tags=["datasets"])
 DatasetOut = ArtifactWhole
 Form = Literal[tuple(SCHEMAS)]  # type: ignore[valid-type]
-AnyForm = Literal[("pages", *SCHEMAS)]  # type: ignore[valid-type]
+AnyForm = Literal[("pages", "tokens", *SCHEMAS)]  # type: ignore[valid-type]
 
 
 class About(Given):
@@ -81,9 +81,9 @@ def create_dataset(request: Any) -> Status:
     if request.content_type == "multipart/form-data":
         return Status(201, _upload(request))
     try:
-        data = DatasetIn.model_validate(_parsed(request))
+        data = DatasetIn.model_validate(parsed(request))
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
     about: dict[str, Any] = {"name": data.name, "form": data.form, "account": request.user}
     if data.path is not None:
         return Status(201, services.import_path(data.path, **about))
@@ -100,21 +100,21 @@ def _upload(request: Any) -> Artifact:
     try:
         about = About.model_validate({key: value for key, value in request.POST.items() if value})
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
     path = Path(file.temporary_file_path())
     return services.import_upload(
         path, file.name or "upload", name=about.name, form=about.form, account=request.user
     )
 
 
-def _parsed(request: Any) -> Any:
+def parsed(request: Any) -> Any:
     try:
         return StrictParser().parse_body(request)
     except ValueError as error:
         raise HttpError(400, str(error)) from error
 
 
-def _invalid(error: ValidationError) -> Invalid:
+def invalid(error: ValidationError) -> Invalid:
     found = [
         (".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, "))
         for entry in error.errors()

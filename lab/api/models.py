@@ -1,77 +1,20 @@
-"""Tokenizers and checkpoints."""
+"""Checkpoints, with what they scored and what they were trained on."""
 
 from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest
 from ninja import Query, Router, Schema
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from core_ml.tokenizer import inspect
 from lab.api.artifacts import ArtifactOut, ArtifactWhole, find
-from lab.api.base import ArtifactId, Given, Limit, Offset, Page, Words, answers, page
+from lab.api.base import ArtifactId, Limit, Offset, Page, Words, answers, page
 from lab.models import Artifact
 from lab.queries import artifacts as queries
 from lab.queries import lineage, report_cards
-from lab.queries import tokenizers as tokenizer_queries
 
-tokenizers = Router(tags=["tokenizers"])
 checkpoints = Router(tags=["checkpoints"])
-MAX_CHARACTERS = 200_000
-TokenizerOut = CheckpointOut = ArtifactWhole
+CheckpointOut = ArtifactWhole
 Role = Literal["base", "chat", "reasoner", "aligned", "reward", "player"]
-
-
-class MessageIn(Given):
-    role: str = Field(max_length=40)
-    content: str = Field(max_length=MAX_CHARACTERS)
-
-
-class EncodeIn(Given):
-    """Exactly one of `text` and `messages`."""
-
-    text: str | None = Field(None, max_length=MAX_CHARACTERS)
-    messages: list[MessageIn] | None = Field(None, max_length=200)
-
-    @model_validator(mode="after")
-    def _one_content(self) -> "EncodeIn":
-        if (self.text is None) == (self.messages is None):
-            raise ValueError("give exactly one of text and messages")
-        return self
-
-
-class TokenOut(Schema):
-    id: int
-    text: str
-    bytes: list[int]
-    start: int
-    end: int
-    special: bool
-
-
-class EncodedOut(Schema):
-    tokens: list[TokenOut]
-    count: int
-    bytes_per_token: float | None
-
-
-class PieceOut(Schema):
-    id: int
-    text: str
-    bytes: list[int]
-    special: bool
-
-
-class MergeOut(Schema):
-    left: str
-    right: str
-    rank: int = Field(description="The place of the merge among all that were learned, from 0.")
-    pieces: list[str] = Field(description="What stands after it.")
-
-
-class MergesOut(Schema):
-    word: str
-    pieces: list[list[MergeOut]]
-    tokens: list[TokenOut]
 
 
 class ShareOut(Schema):
@@ -137,56 +80,6 @@ class PlacesOut(Schema):
 class PassagesOut(Schema):
     passage: str
     datasets: list[PlacesOut]
-
-
-@tokenizers.get("", response=answers(Page[ArtifactOut]))
-def list_tokenizers(
-    request: HttpRequest, q: Words = None, limit: Limit = 50, offset: Offset = 0
-) -> dict[str, Any]:
-    """Tokenizers, the newest first."""
-    return page(queries.visible("tokenizer", q), limit, offset)
-
-
-@tokenizers.get("/{id}", response=answers(TokenizerOut))
-def get_tokenizer(request: HttpRequest, id: ArtifactId) -> Artifact:
-    return find(id, "tokenizer")
-
-
-@tokenizers.post("/{id}/encode", response=answers(EncodedOut))
-def encode(request: HttpRequest, id: ArtifactId, data: EncodeIn) -> dict[str, Any]:
-    """Each token of a text, or of a conversation in the chat protocol, with the bytes it stands for."""
-    tokenizer = tokenizer_queries.load(find(id, "tokenizer"))
-    content: Any = data.text if data.text is not None else [message.dict() for message in data.messages or []]
-    tokens = inspect.tokens(tokenizer, content)
-    plain = [token for token in tokens if not token["special"]]
-    n_bytes = sum(len(token["bytes"]) for token in plain)
-    return {
-        "tokens": tokens,
-        "count": len(tokens),
-        "bytes_per_token": n_bytes / len(plain) if plain else None,
-    }
-
-
-@tokenizers.get("/{id}/vocabulary", response=answers(Page[PieceOut]))
-def vocabulary(
-    request: HttpRequest, id: ArtifactId, q: Words = None, limit: Limit = 50, offset: Offset = 0
-) -> dict[str, Any]:
-    """Its tokens by id; with `q` those in whose spelling it stands, or whose id it is."""
-    found = tokenizer_queries.vocabulary(tokenizer_queries.load(find(id, "tokenizer")), q or "")
-    return {"items": found[offset : offset + limit], "count": len(found)}
-
-
-@tokenizers.get("/{id}/merges", response=answers(MergesOut))
-def merges(
-    request: HttpRequest, id: ArtifactId, word: Annotated[str, Query(min_length=1, max_length=60)]
-) -> dict[str, Any]:
-    """How a word became tokens: the merges of each of its pieces, in the order in which they apply."""
-    tokenizer = tokenizer_queries.load(find(id, "tokenizer"))
-    return {
-        "word": word,
-        "pieces": inspect.merges_of(tokenizer, word),
-        "tokens": inspect.tokens(tokenizer, word),
-    }
 
 
 @checkpoints.get("", response=answers(Page[ArtifactOut]))
