@@ -13,14 +13,15 @@ from django.urls import path
 
 from core_ml.artifact import FORMS
 from core_ml.errors import UserError
+from core_ml.tokenizer import inspect
 from lab.errors import Conflict, Invalid
 from lab.models import Artifact
 from lab.pages import funnel, lineage
-from lab.queries import artifacts, crawl, rows
+from lab.queries import artifacts, crawl, rows, tokenizers
 from lab.queries.lineage import exported_from
 from lab.services import datasets as services
 
-PER_PAGE = {"documents": 30, "pages": 50, "conversations": 12, "problems": 40, "prompts": 40, "rollouts": 8, "rankings": 8}  # fmt: skip
+PER_PAGE = {"documents": 30, "pages": 50, "conversations": 12, "problems": 40, "prompts": 40, "rollouts": 8, "rankings": 8, "tokens": 8}  # fmt: skip
 ABOUT = {
     "pages": "Raw web pages as they were fetched, in the format in which the web is archived.",
     "documents": "Texts that are worth reading, one document a row: what a base model learns from.",
@@ -91,15 +92,17 @@ def dataset(request: HttpRequest, id: str) -> HttpResponse:
     view = request.GET.get("view", "funnel" if is_crawl else "rows")
     if view not in ("funnel", "rows", "files") or (view == "funnel" and not is_crawl):
         raise Http404
-    tabs = [("rows", "Documents" if is_crawl else "Rows", n_rows(artifact)), ("files", "Files", len(artifact.manifest.get("files", [])))]  # fmt: skip
+    title = "Documents" if is_crawl else "Windows" if artifact.form == "tokens" else "Rows"
+    count = None if artifact.form == "tokens" else n_rows(artifact)
+    tabs = [("rows", title, count), ("files", "Files", len(artifact.manifest.get("files", [])))]  # fmt: skip
     if is_crawl:
         tabs.insert(0, ("funnel", "Where the pages went", None))
     context: dict[str, Any] = {
-        "stage": "pages" if artifact.form in ("pages", "documents") else None,
+        "stage": _STAGES.get(artifact.form),
         "dataset": artifact,
         "brought": lineage.brought(artifact),
         "about": ABOUT.get(artifact.form, ""),
-        "n_rows": n_rows(artifact),
+        "n_rows": count,
         "chain": lineage.chain(artifact, "this dataset"),
         "view": view,
         "tabs": tabs,
@@ -111,6 +114,9 @@ def dataset(request: HttpRequest, id: str) -> HttpResponse:
     elif view == "funnel":
         context |= funnel.context(request, artifact)
     return render(request, f"datasets/{view}.html", context)
+
+
+_STAGES = {"pages": "pages", "documents": "pages", "tokens": "tokens"}
 
 
 def _get(id: str) -> Artifact:
@@ -135,11 +141,24 @@ def _rows(request: HttpRequest, artifact: Artifact) -> dict[str, Any]:
         "row_template": f"datasets/rows_{artifact.form}.html",
         "query": urlencode({"view": "rows", "q": q} if q else {"view": "rows"}),
     }
+    if artifact.form == "tokens" and items:
+        context |= _windows(artifact, items)
     if artifact.form == "documents" and items:
         wanted = _int(request.GET.get("row"), found.offset)
         chosen = next((item for item in items if item["number"] == wanted), items[0])
         context |= {"chosen": chosen, "pieces": marked(chosen.get("text") or "", q)}
     return context
+
+
+def _windows(artifact: Artifact, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each token as a page writes it, and where the documents stand that they come from."""
+    tokenizer = tokenizers.load(artifact)
+    for item in items:
+        for part in item["parts"]:
+            views = inspect.views(tokenizer, part["ids"])
+            part["tokens"] = [view | {"text": tokenizers.spelled(view)} for view in views]
+    taken = artifact.manifest["origin"]["inputs"].get("documents", [])
+    return {"source": artifacts.visible("dataset").filter(pk__in=taken).first()}
 
 
 def _int(text: str | None, default: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""The rows of a dataset, read in place: DuckDB over Parquet, FastWARC over pages; nothing is loaded whole.
+"""The rows of a dataset, read in place: DuckDB over Parquet, FastWARC over pages, maps of tokens; nothing is loaded whole.
 
 DuckDB would read any file of the machine, so each connection is shut in the artifact's folder and then locked.
 Words from people are parameters; the names of columns and files come from the code and from the manifest.
@@ -15,7 +15,7 @@ import duckdb
 from core_ml.artifact import Folder
 from core_ml.errors import UserError
 from lab.models import Artifact
-from lab.queries import artifacts
+from lab.queries import artifacts, token_rows, tokenizers
 
 MAX_LIMIT = 500
 MAX_CHARS = 20_000
@@ -107,6 +107,9 @@ def page(artifact: Artifact, *, offset: int = 0, limit: int = 50, q: str = "") -
     folder = Folder(artifacts.path(artifact))
     if artifact.form == "pages":
         return _pages(folder, offset, limit, q)
+    if artifact.form == "tokens":
+        items, count, cut = token_rows.page(folder, tokenizers.load(artifact), offset, limit, q)
+        return Rows(items, count, offset, limit, cut)
     if artifact.form not in COLUMNS:
         raise UserError(f"a dataset of {artifact.form or 'no form'} has no rows to read here")
     return _parquet(folder, artifact.form, offset, limit, q)

@@ -39,6 +39,28 @@ def tokenizer(uid: str = "0000cccc") -> Artifact:
     return artifacts.adopt(writer.target)
 
 
+def tokens(texts: list[str], uid: str = "0000dddd") -> Artifact:
+    """What the recipe makes of documents, which stand in the lab beside it."""
+    from core_ml import artifact
+    from core_ml.execute import execute, read_config
+    from core_ml.recipes.pack import RECIPE
+    from core_ml.workspace import Workspace
+
+    rows = [{"id": str(n), "url": f"https://a.example/{n}", "text": text} for n, text in enumerate(texts)]
+    given = {
+        "documents": [dataset("documents", rows, f"{uid[:-1]}1")],
+        "tokenizer": [tokenizer(f"{uid[:-1]}2")],
+    }
+    inputs = {
+        name: [artifact.Folder(artifacts.local_path(one)) for one in found] for name, found in given.items()
+    }
+    ids = {name: [one.pk for one in found] for name, found in given.items()}
+    out = Path(settings.ARTIFACT_ROOT) / uid
+    place = Workspace(out, out / ".state", inputs, Origin(recipe="pack", inputs=ids), uid, "packed")
+    list(execute(RECIPE, read_config(RECIPE, {"val_share": 0.2}), place))
+    return artifacts.adopt(out / "tokens")
+
+
 def _writer(uid: str, output: str, **fields: Any) -> Writer:
     target = Path(settings.ARTIFACT_ROOT) / uid / output
     return Writer(target, id=f"{uid}-{output}", origin=Origin(recipe="import"), **fields)

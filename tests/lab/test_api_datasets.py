@@ -356,3 +356,14 @@ def test_strangers_and_labelers_stay_out(api):
         assert api(role).post(DATASETS, {"path": "x"}).status_code == status
         assert api(role).get(f"{DATASETS}/x/rows").status_code == status
         assert api(role).delete(f"{DATASETS}/x").status_code == status
+
+
+def test_windows_of_tokens_are_rows_with_the_documents_in_them(api):
+    made = making.tokens([f"the cat {n} sees the sea" for n in range(8)])
+    rows = api().get(f"{DATASETS}/{made.pk}/rows?limit=1").json()
+    assert rows["count"] == 2 and len(rows["items"]) == 1  # one of either side of the split
+    (window,) = rows["items"]
+    assert (window["side"], window["start"]) == ("train", 0)
+    for part in window["parts"]:
+        assert part["begins"] and part["text"] == f"the cat {part['document']} sees the sea"
+    assert api().get(f"{DATASETS}?form=tokens").json()["count"] == 1

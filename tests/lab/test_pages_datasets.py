@@ -164,3 +164,54 @@ def test_simulated_rankings_are_marked_and_do_not_look_like_people(browser, tmp_
     people = [ROWS["rankings"][0] | {"simulated": False}]
     page = browser().get(f"/datasets/{making.dataset('rankings', people, uid='9').pk}").content.decode()
     assert '<span class="stone people">1</span>' in page
+
+
+TEXTS = [f"the cat {n} sees the sea. {ATTACK if n == 3 else ''}" * (40 if n == 1 else 1) for n in range(12)]
+
+
+def test_windows_of_tokens_show_where_documents_begin_and_lead_to_them(browser, tmp_home):
+    made = making.tokens(TEXTS)
+    page = browser().get(f"/datasets/{made.pk}").content.decode()
+    assert "<img" not in page
+    assert f"{made.summary['n_documents']} documents" in page
+    documents = made.manifest["origin"]["inputs"]["documents"][0]
+    row = next(row for row in range(12) if f"document {row + 1}<" in page)
+    link = f"/datasets/{documents}?view=rows&amp;offset={row}&amp;row={row}"
+    assert link in page
+    text = browser().get(link.replace("&amp;", "&")).content.decode()
+    assert f"the cat {row} sees" in text
+
+
+def test_every_document_begins_in_one_window_and_all_tokens_are_shown_once(tmp_home):
+    made = making.tokens(TEXTS)
+    found = rows.page(made, limit=500)
+    parts = [part for item in found.items for part in item["parts"]]
+    assert sorted(part["document"] for part in parts if part["begins"]) == list(range(12))
+    assert sum(len(part["ids"]) for part in parts) == made.summary["n_tokens"]
+    assert all(
+        item["end"] - item["start"] == sum(len(part["ids"]) for part in item["parts"]) for item in found.items
+    )
+    texts = {number: "" for number in range(12)}
+    for part in parts:
+        texts[part["document"]] += part["text"]
+    assert [texts[number] for number in range(12)] == TEXTS
+    some = [rows.page(made, offset=offset, limit=2).items for offset in range(0, found.count, 2)]
+    assert [item for items in some for item in items] == found.items
+
+
+def test_a_search_finds_words_across_the_border_of_two_windows(tmp_home, monkeypatch):
+    made = making.tokens(TEXTS)
+    everywhere = rows.page(made, q="CAT 7 SEES", limit=500)
+    assert everywhere.count == 1 and not everywhere.cut
+    whole = [item for item in rows.page(made, limit=500).items if item["side"] == "train"]
+    left, right = ("".join(part["text"] for part in item["parts"]) for item in whole[:2])
+    assert whole[0]["number"] in [row["number"] for row in rows.page(made, q=left[-6:] + right[:6]).items]
+    assert rows.page(made, q="no such words").items == []
+    monkeypatch.setattr("lab.queries.token_rows.MAX_TOKENS", 200)
+    assert rows.page(made, q="the").cut
+
+
+def test_damaged_tokens_are_told(browser, tmp_home):
+    made = making.tokens(TEXTS)
+    (artifacts.local_path(made) / "train-00000.idx").write_bytes(b"odd")
+    assert "this dataset cannot be read" in browser().get(f"/datasets/{made.pk}").content.decode()

@@ -237,6 +237,30 @@ def test_a_field_that_will_not_do_is_named_with_its_value_and_nothing_is_lost(br
     assert page.count('aria-invalid="true"') == 1
 
 
+def test_documents_are_packed_from_a_form_and_tokens_take_their_place_in_pretraining(browser, tmp_home, db):
+    from tests.lab import making
+
+    client, tokens = browser("researcher"), making.tokens([f"the cat {n} sees the sea" for n in range(8)])
+    taken = {name: ids[0] for name, ids in tokens.manifest["origin"]["inputs"].items()}
+    page = client.get("/runs/new/pack").content.decode()
+    assert 'name="config.val_share"' in page and "Why shuffle documents?" in page
+    assert all(f'value="{pk}"' in page for pk in taken.values())
+    sent = {f"inputs.{name}": pk for name, pk in taken.items()} | {"config.seed": "5"}
+    client.post("/runs/new/pack", form_of("pack", **sent))
+    run = Run.objects.get(kind="pack")
+    assert run.given == {"seed": 5} and run.status == "queued"
+    assert {one.artifact_id for one in run.inputs.all()} == set(taken.values())
+
+    sent = {"inputs.tokens": tokens.pk, "inputs.tokenizer": taken["tokenizer"], "config.weights": "2"}
+    answer = client.post("/runs/new/pretrain", form_of("pretrain", **sent))
+    assert answer.status_code == 302
+    assert Run.objects.get(kind="pretrain").given == {"weights": [2]}
+    without = client.post(
+        "/runs/new/pretrain", form_of("pretrain", **{"inputs.tokenizer": taken["tokenizer"]})
+    )
+    assert without.status_code == 422 and "needs the input" in without.content.decode()
+
+
 def test_a_missing_input_is_asked_for(browser, db):
     answer = browser("researcher").post("/runs/new/pretrain", form_of("pretrain"))
     assert (

@@ -50,6 +50,22 @@ def test_every_shard_of_every_stage_is_done_once(crawl: Run):
     assert crawl.summary["n_pages"] == 20
 
 
+def test_documents_are_packed_piece_by_piece(tmp_home):
+    from tests.lab import making
+
+    rows = [{"text": text, "url": f"http://site.example/{n}"} for n, text in enumerate(topics.values())]
+    inputs = {"documents": making.dataset("documents", rows).pk, "tokenizer": making.tokenizer().pk}
+    pack = runs.submit(kind="pack", inputs=inputs, config={"piece_mb": 0.001})
+    execute(claims.claim_run(pack.pk, "one"), lambda: False)
+    pack.refresh_from_db()
+    assert pack.status == "succeeded", pack.error
+    stages = ["survey", "split", "encode", "gather", "gather", "finish"]
+    assert list(pack.shards.order_by("pk").values_list("stage", flat=True)) == stages
+    tokens = pack.artifacts.get(output="tokens")
+    assert (tokens.form, tokens.summary["n_documents"]) == ("tokens", len(topics))
+    assert pack.summary["n_tokens"] == tokens.summary["n_tokens"] > 10_000
+
+
 def test_a_second_worker_takes_shards_of_the_same_run(crawl: Run):
     held = claims.claim_run(crawl.pk, "holder")
 
