@@ -25,8 +25,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 MAX_CONFIG_BYTES = 1 << 20
 # Text that spells a special token becomes one here, as with every template; our own tokenizer never does that.
 CHAT_TEMPLATE = (
-    f"{{% for message in messages %}}{START}{{{{ message['role'] }}}}{SEP}{{{{ message['content'] }}}}{END}"
-    f"{{% endfor %}}{{% if add_generation_prompt %}}{START}assistant{SEP}{{% endif %}}"
+    f"{{% for message in messages %}}{START}{{{{ message['role'] }}}}{SEP}"
+    "{% if message['parts'] is defined and message['parts'] %}{% for part in message['parts'] %}"
+    "{{ opens[part['type']] }}{{ part['text'] }}{{ closes[part['type']] }}{% endfor %}"
+    f"{{% else %}}{{{{ message['content'] }}}}{{% endif %}}{END}{{% endfor %}}"
+    f"{{% if add_generation_prompt %}}{START}assistant{SEP}{{% endif %}}"
 )
 
 
@@ -35,11 +38,11 @@ def read_config(folder: Path) -> tuple[Family, GPTConfig]:
     return families.read(read_json(folder / "config.json"))
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Raises UserError when it is missing, too large, or no JSON object."""
     try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"it is larger than {MAX_CONFIG_BYTES >> 20} MB")
+        if file.stat().st_size > max_bytes:
+            raise ValueError(f"it is larger than {max_bytes >> 20} MB")
         fields = json.loads(file.read_bytes())
         if not isinstance(fields, dict):
             raise ValueError("it holds no object")
@@ -82,15 +85,12 @@ def save(
     config = ours.read_config(checkpoint.path)
     family, fields = families.write(config, preferred=manifest.summary.get("family"))
     model, tokenizer = ours.load(checkpoint.path, "cpu")
-    chats = manifest.role != "base"
+    chats = manifest.role != "base" and tokenizer.has_chat
     save_weights(model, family, target / ours.WEIGHTS, dtype)
-    # Where our engine stops: a chat model at the end of its turn first of all.
-    ends = [tokenizer.end_id, tokenizer.bos_id, tokenizer.start_id]
-    ids = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": ends[not chats],
-        "pad_token_id": tokenizer.end_id,
-    }
+    # Where our engine stops: a model that talks at the end of its turn first of all.
+    ends = list(dict.fromkeys((tokenizer.end_id, tokenizer.bos_id, tokenizer.start_id)))
+    end = tokenizer.end_id if chats else tokenizer.bos_id
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": end, "pad_token_id": tokenizer.end_id}
     _write_json(target / "config.json", {**fields, **ids, "torch_dtype": dtype, "use_cache": True})
     _write_json(target / "generation_config.json", {**ids, "eos_token_id": ends, "do_sample": False})
     _save_tokenizer(tokenizer, config, chats, target)
@@ -113,26 +113,43 @@ def save_weights(model: "GPT", family: Family, file: Path, dtype: Dtype = "float
 
 def _save_tokenizer(tokenizer: Tokenizer, config: GPTConfig, chats: bool, target: Path) -> None:
     fields = json.loads(tokenizer.inner.to_str())
-    # A text by itself begins as each document began in training; a conversation has tokens of its own.
-    bos = {"id": BOS, "ids": [tokenizer.bos_id], "tokens": [BOS]}
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    pair = {"Sequence": {"id": "B", "type_id": 0}}
-    fields["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, text],
-        "pair": [{"SpecialToken": {"id": BOS, "type_id": 0}}, text, pair],
-        "special_tokens": {BOS: bos},
-    }
+    bos, end = tokenizer.name(tokenizer.bos_id), tokenizer.name(tokenizer.end_id)
+    if bos == BOS and fields["post_processor"] is None:
+        # A text by itself begins as each document began in training; a conversation has tokens of its own.
+        fields["post_processor"] = _begins_with(bos, tokenizer.bos_id)
     _write_json(target / "tokenizer.json", fields)
-    special = {"bos_token": BOS, "eos_token": END if chats else BOS, "pad_token": END}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.max_seq_len,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-        **special,
+        "bos_token": bos,
+        "eos_token": end if chats else bos,
+        "pad_token": end,
     }
+    if chats:
+        settings["chat_template"] = chat_template(tokenizer)
     _write_json(target / "tokenizer_config.json", settings)
+
+
+def chat_template(tokenizer: Tokenizer) -> str:
+    """A template that writes what `Tokenizer.prompt` writes."""
+    if tokenizer.protocol is not None:
+        return tokenizer.protocol.template()
+    marks = {kind: tuple(map(tokenizer.name, pair)) for kind, pair in tokenizer.part_ids.items()}
+    marks["text"] = ("", "")
+    opens, closes = ({kind: pair[place] for kind, pair in marks.items()} for place in (0, 1))
+    return f"{{% set opens = {json.dumps(opens)} %}}{{% set closes = {json.dumps(closes)} %}}{CHAT_TEMPLATE}"
+
+
+def _begins_with(name: str, id: int) -> dict[str, Any]:
+    begin = {"SpecialToken": {"id": name, "type_id": 0}}
+    text, pair = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, text],
+        "pair": [begin, text, pair],
+        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
+    }
 
 
 def _write_json(file: Path, fields: dict[str, Any]) -> None:

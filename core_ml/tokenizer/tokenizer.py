@@ -59,7 +59,7 @@ class Tokenizer:
         self.start_id, self.sep_id = ours.get(START, bos), ours.get(SEP, bos)
         self.has_chat = all(name in ours for name in SPECIALS[:4])
         """Whether it can write conversations in our protocol; those of other labs alone cannot."""
-        self._part_ids = {
+        self.part_ids = {
             kind: (ours[opens], ours[closes])
             for kind, (opens, closes) in PAIRS.items()
             if opens in ours and closes in ours
@@ -285,12 +285,14 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(map(self.token_bytes.__getitem__, ids))
+        # A network may have rows for more tokens than there are; such an id stands for nothing.
+        known = self.token_bytes
+        return b"".join(known[id] for id in ids if id < len(known))
 
     def parts(self, ids: Iterable[int]) -> list[Part]:
         """What the assistant wrote as text, thoughts and calls of tools; a mark left open holds all that follows."""
-        opens = {pair[0]: kind for kind, pair in self._part_ids.items()}
-        closes = {pair[1] for pair in self._part_ids.values()}
+        opens = {pair[0]: kind for kind, pair in self.part_ids.items()}
+        closes = {pair[1] for pair in self.part_ids.values()}
         found: list[tuple[str, list[int]]] = [("text", [])]
         for id in ids:
             if id in opens:
@@ -337,12 +339,12 @@ class Tokenizer:
         text, kind = self.encode(part["text"]), part["type"]
         if kind == "text":
             return text
-        if kind not in self._part_ids:
+        if kind not in self.part_ids:
             raise UserError(
                 f"a part of a message is of type {kind!r}: it must be text, {', '.join(PAIRS)}",
                 field="messages",
             )
-        opens, closes = self._part_ids[kind]
+        opens, closes = self.part_ids[kind]
         return [opens, *text, closes]
 
     def _opening(self, role: str) -> list[int]:

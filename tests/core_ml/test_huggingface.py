@@ -92,6 +92,19 @@ def test_the_chat_template_writes_the_ids_of_our_prompt(spoken, messages):
     assert found == OURS.prompt(messages)
 
 
+def test_thoughts_and_calls_of_tools_stand_between_their_marks(spoken):
+    parts = [
+        {"type": "thinking", "text": "hm"},
+        {"type": "tool_call", "text": "1+2"},
+        {"type": "tool_result", "text": "3"},
+        {"type": "text", "text": "It is 3."},
+    ]
+    messages = [{"role": "assistant", "content": "", "parts": parts}]
+    found = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert found == OURS.prompt(messages)
+    assert len(found) > len(OURS.encode("hm1+23It is 3.")) + 6  # the marks are there
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=spoken_text)
 def test_a_text_by_itself_begins_as_our_completions_do(spoken, text):
