@@ -9,7 +9,7 @@ from pydantic import Field
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Figure, Log, Progress, Summary
 from core_ml.recipe import Cost, Input, Preset, Recipe, Stage
-from core_ml.recipes.pretrain import CORE_FLOPS, PretrainConfig
+from core_ml.training.config import CORE_FLOPS, PretrainConfig
 from core_ml.training.scaling_law import FLOPS, Law, Point, bootstrap, fit, interval
 from core_ml.workspace import Workspace
 
@@ -231,7 +231,9 @@ RECIPE = Recipe(
     ),
     config=ScalingConfig,
     takes={
-        "tokens": Input("dataset", ("tokens",), many=True, description="Packed text, which all of them read."),
+        "tokens": Input(
+            "dataset", ("tokens",), many=True, description="Packed text, which all of them read."
+        ),
         "tokenizer": Input("tokenizer", description="With which it was packed."),
     },
     makes={},
