@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from core_ml.tokenizer.described import from_symbols
 from core_ml.tokenizer.special import Message
-from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.tokenizer.tokenizer import Tokenizer, giving_up_told
 
 
 class TokenView(TypedDict):
@@ -38,13 +38,13 @@ def tokens(tokenizer: Tokenizer, content: str | Sequence[Message]) -> list[Token
 
 
 def views(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TokenView]:
-    shown: list[TokenView] = []
+    found: list[TokenView] = []
     place = 0
     for id in ids:
         data = tokenizer.token_bytes[id]
         special = id in tokenizer.special_ids
         name = tokenizer.name(id) if special else data.decode("utf-8", errors="replace")
-        shown.append(
+        found.append(
             {
                 "id": id,
                 "text": name,
@@ -55,7 +55,7 @@ def views(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TokenView]:
             }
         )
         place += len(data)
-    return shown
+    return found
 
 
 def merges_of(tokenizer: Tokenizer, word: str) -> list[list[Merge]]:
@@ -64,9 +64,17 @@ def merges_of(tokenizer: Tokenizer, word: str) -> list[list[Merge]]:
     Each step joins the leftmost pair of the lowest rank, the earliest learned; `pieces` is what stands after it.
     Source: Sennrich et al. 2016, arXiv:1508.07909, section 3.2.
     """
-    ranks = tokenizer.merge_ranks
-    pieces = [piece for piece, _ in tokenizer.inner.pre_tokenizer.pre_tokenize_str(word)]
-    return [_merges(list(piece), ranks) for piece in pieces]
+    return [_merges(symbols, tokenizer.merge_ranks) for symbols in words_of(tokenizer, word)]
+
+
+def words_of(tokenizer: Tokenizer, text: str) -> list[list[str]]:
+    """The words into which a text is cut, each as the stand-ins of its bytes."""
+    inner: Any = tokenizer.inner
+    with giving_up_told(None):
+        if inner.normalizer is not None:
+            text = inner.normalizer.normalize_str(text)
+        pieces = inner.pre_tokenizer.pre_tokenize_str(text) if inner.pre_tokenizer else [(text, None)]
+    return [list(piece) for piece, _ in pieces]
 
 
 def _merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[Merge]:
@@ -79,14 +87,17 @@ def _merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[Merge
         symbols[at : at + 2] = [left + right]
         steps.append(
             {
-                "left": _shown(left),
-                "right": _shown(right),
+                "left": shown(left),
+                "right": shown(right),
                 "rank": rank,
-                "pieces": [_shown(s) for s in symbols],
+                "pieces": [shown(s) for s in symbols],
             }
         )
     return steps
 
 
-def _shown(symbol: str) -> str:
-    return from_symbols(symbol).decode("utf-8", errors="replace")
+def shown(symbol: str) -> str:
+    try:
+        return from_symbols(symbol).decode("utf-8", errors="replace")
+    except KeyError:  # a tokenizer from elsewhere that cuts words before it has bytes
+        return symbol

@@ -90,7 +90,7 @@ class Tokenizer:
                 field="vocab_size",
             )
         regex = patterns.resolve(pattern, own)
-        with _giving_up_told("own_pattern" if pattern == "own" else None):
+        with giving_up_told("own_pattern" if pattern == "own" else None):
             learned = merges.learn(texts, vocab_size - MIN_VOCAB_SIZE, regex)
         specials = {name: id for id, name in enumerate(SPECIALS)}
         ids = {described.from_symbols(symbol): 16 + i for i, symbol in enumerate(sorted(BYTE_OF))}
@@ -211,7 +211,7 @@ class Tokenizer:
                 return self._quick.encode_ordinary(piece)
             except BaseException as error:
                 _reraise_unless_panic(error)
-        with _giving_up_told(None):
+        with giving_up_told(None):
             return self.inner.encode(piece, add_special_tokens=False).ids
 
     def _encode_array(self, piece: str) -> Ids:
@@ -375,7 +375,7 @@ def parse(content: str, name: str) -> tokenizers.Tokenizer:
 
 
 @contextmanager
-def _giving_up_told(field: str | None) -> Iterator[None]:
+def giving_up_told(field: str | None) -> Iterator[None]:
     """Turns the panic of a library, which is no Exception, into one sentence for people."""
     try:
         yield

@@ -1,18 +1,23 @@
 """Tokenizers: a text as the numbers that a model sees, the chat protocol, two side by side, how a word was merged."""
 
+from pathlib import Path
 from typing import Any
 
+from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import path
 
 from core_ml.errors import UserError
 from core_ml.tokenizer import inspect
-from core_ml.tokenizer.tokenizer import BYTE_OF, Message, Tokenizer
+from core_ml.tokenizer.patterns import PATTERNS
+from core_ml.tokenizer.tokenizer import Message, Tokenizer
+from lab.errors import Invalid
 from lab.models import Artifact
 from lab.pages import lineage
 from lab.queries import artifacts
 from lab.queries.tokenizers import load, spelled, vocabulary
+from lab.services import tokenizers as services
 
 MAX_CHARS = 4000
 PER_PAGE = 240
@@ -52,9 +57,43 @@ LANGUAGES = (
 
 
 def tokenizers(request: HttpRequest) -> HttpResponse:
+    errors: dict[str, str] = {}
+    if request.method == "POST":
+        try:
+            made = _bring(request)
+            messages.info(request, f"{made.name} is here.")
+            return redirect("tokenizer", made.pk)
+        except Invalid as error:
+            errors = {one.field or "file": one.message for one in error.errors}
+        except UserError as error:
+            errors = {"file": error.message}
     q = request.GET.get("q", "").strip()[:200]
-    found = list(artifacts.visible("tokenizer", q)[:200])
-    return render(request, "tokenizers/list.html", {"stage": "tokens", "found": found, "q": q})
+    context = {
+        "stage": "tokens",
+        "found": list(artifacts.visible("tokenizer", q)[:200]),
+        "q": q,
+        "patterns": [(name, one.title) for name, one in PATTERNS.items()],
+        "errors": errors,
+        "given": request.POST,
+    }
+    return render(request, "tokenizers/list.html", context, status=422 if errors else 200)
+
+
+def _bring(request: HttpRequest) -> Artifact:
+    """A tokenizer from an uploaded file or from an address. Raises Invalid."""
+    pattern = request.POST.get("pattern", "gpt4")
+    about: dict[str, Any] = {
+        "name": request.POST.get("name", ""),
+        "pattern": pattern if pattern in PATTERNS or pattern == "own" else "gpt4",
+        "own_pattern": request.POST.get("own_pattern", ""),
+        "account": request.user,
+    }
+    if url := request.POST.get("url", "").strip():
+        return services.import_url(url, **about)
+    if (file := request.FILES.get("file")) is None:
+        raise UserError("no file was chosen: choose a tokenizer.json or a file of ranks, or give an address")
+    # The upload handler of the settings keeps every upload in a file of its own.
+    return services.import_upload(Path(file.temporary_file_path()), file.name, **about)
 
 
 def tokenizer(request: HttpRequest, id: str) -> HttpResponse:
@@ -72,10 +111,14 @@ def tokenizer(request: HttpRequest, id: str) -> HttpResponse:
         "vocab_size": mine.vocab_size,
         "n_merges_text": f"{len(mine.merge_ranks):,}",
         "problem": "",
-        "view": "vocabulary" if request.GET.get("view") == "vocabulary" else "text",
+        "view": request.GET.get("view") if request.GET.get("view") in ("vocabulary", "report") else "text",
+        "has_report": bool(artifact.summary.get("report")),
+        "writes_ranks": mine.ranks is not None,
     }
     if context["view"] == "vocabulary":
         return render(request, "tokenizers/vocabulary.html", context | _vocabulary(request, mine))
+    if context["view"] == "report":
+        return render(request, "tokenizers/report.html", context | _report(artifact, mine))
     text = _typed(request, "text", TEXT)
     other, theirs = _other(request, artifact)
     question, answer = _typed(request, "user", QUESTION, 1000), _typed(request, "assistant", ANSWER, 1000)
@@ -175,8 +218,7 @@ def merged(tokenizer: Tokenizer, word: str) -> dict[str, Any]:
 
     A piece is {"text", "width", "new"}, its width in bytes, so that the rows stand above each other.
     """
-    inner: Any = tokenizer.inner.pre_tokenizer
-    symbols = [list(piece) for piece, _ in inner.pre_tokenize_str(word)]
+    symbols = inspect.words_of(tokenizer, word)
     # Of each pre-tokenized piece its first row, then one for each merge; the pieces take turns by rank.
     steps = inspect.merges_of(tokenizer, word)
     states = [
@@ -196,7 +238,7 @@ def merged(tokenizer: Tokenizer, word: str) -> dict[str, Any]:
 
 
 def _letters(symbols: list[str]) -> list[str]:
-    return [bytes([BYTE_OF[symbol]]).decode("utf-8", errors="replace") for symbol in symbols]
+    return [inspect.shown(symbol) for symbol in symbols]
 
 
 def _row(
@@ -210,6 +252,34 @@ def _row(
             is_new = fresh == (which, text) and before[:place] == state[at][:place] and before[place] != text
             pieces.append({"text": text, "width": min(24, max(1, len(text.encode()))), "new": is_new})
     return pieces
+
+
+def _report(artifact: Artifact, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What its run measured, and what it could not. An imported tokenizer was measured by nobody."""
+    summary = artifact.summary
+    report = summary.get("report") or {}
+    top = max([6.0, *(row["bytes_per_token"] for rows in _GROUPS for row in report.get(rows[0], []))])
+    groups = [
+        (title, [row | {"x": round(4 + 84 * row["bytes_per_token"] / top, 1)} for row in report[name]])
+        for name, title in _GROUPS
+        if report.get(name)
+    ]
+    seldom = [
+        {"token": _shown(inspect.views(tokenizer, [id])[0]), "count": count}
+        for id, count in report.get("seldom", [])
+        if id < tokenizer.vocab_size
+    ]
+    return {
+        "report": report,
+        "summary": summary,
+        "groups": groups,
+        "seldom": seldom,
+        "regex": tokenizer.pattern,
+        "best": max((row["bytes_per_token"] for row in report.get("patterns", [])), default=None),
+    }
+
+
+_GROUPS = (("languages", "Language"), ("domains", "Domain"), ("patterns", "Words cut"))
 
 
 def _vocabulary(request: HttpRequest, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """The tokenizers' pages: text as tokens, the chat protocol, side by side, merges, the vocabulary."""
 
+import json
 import re
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 
 from core_ml.tokenizer.tokenizer import Tokenizer
+from lab.models import Artifact
 from lab.pages import tokenizers
 from lab.services import artifacts
+from tests.core_ml.test_tokenizer_merges import gpt2_style
 from tests.lab import making
 
 pytestmark = pytest.mark.django_db
@@ -93,3 +97,78 @@ def test_the_list_strangers_and_unknown_ids(browser, letters):
     assert browser(None).get("/tokenizers")["Location"].startswith("/sign-in")
     assert browser("labeler").get(f"/tokenizers/{letters.pk}").status_code == 403
     assert browser().get("/tokenizers/nothing").status_code == 404
+
+
+REPORT = {
+    "languages": [
+        {"name": "en", "bytes": 900, "bytes_per_token": 3.5, "tokens_per_word": 1.5},
+        {"name": "zh", "bytes": 90, "bytes_per_token": 1.25, "tokens_per_word": None},
+    ],
+    "domains": [{"name": ATTACK, "bytes": 990, "bytes_per_token": 3.0, "tokens_per_word": 1.75}],
+    "patterns": [
+        {"name": "each digit alone", "chosen": True, "bytes_per_token": 3.0, "tokens_per_word": 1.5},
+        {"name": "GPT-4's", "chosen": False, "bytes_per_token": 3.25, "tokens_per_word": 1.25},
+    ],
+    "counted_bytes": 5_000_000,
+    "seldom": [[274, 0], [275, 3]],
+}
+SUMMARY = {"vocab_size": 280, "bytes_per_token": 3.0, "tokens_per_word": 1.5, "n_merges": 8, "dead_tokens": 1, "rare_tokens": 1, "measured_on_bytes": 990}  # fmt: skip
+
+
+def test_the_report_shows_languages_domains_patterns_and_tokens_that_do_nothing(browser, letters):
+    assert "view=report" not in browser().get(f"/tokenizers/{letters.pk}").content.decode()
+    letters.summary = {**SUMMARY, "report": REPORT}
+    letters.save()
+    page = browser().get(f"/tokenizers/{letters.pk}?view=report").content.decode()
+    assert "A token reaches 3 bytes" in page and "1 dead token, 1 rare" in page
+    assert ATTACK not in page and "&lt;b onclick=x&gt;" in page
+    # The longest reach of the patterns stands out, and a language without spaces has no tokens a word.
+    assert re.search(r"GPT-4&#x27;s</th><td class=\"num best\">3.25", page)
+    assert re.search(r"zh</th><td class=\"num\">1.25</td><td class=\"num\"><span class=\"dim\">–", page)
+    tokenizer = Tokenizer.load(artifacts.local_path(letters))
+    assert f'<span class="tok" title="id 274, {tokenizer.token_bytes[274].hex(" ")}">' in page
+
+
+def test_a_report_that_was_not_measured_says_so(browser, letters):
+    page = browser().get(f"/tokenizers/{letters.pk}?view=report").content.decode()
+    assert "this tokenizer was brought in" in page
+
+
+def test_a_tokenizer_is_brought_in_by_the_form_and_opens(browser, tmp_home):
+    file = SimpleUploadedFile("gpt-small.json", gpt2_style().encode())
+    answer = browser().post("/tokenizers", {"file": file, "name": "", "pattern": "gpt4"}, follow=True)
+    page = answer.content.decode()
+    assert answer.status_code == 200 and "gpt-small is here." in page
+    made = Artifact.objects.get()
+    assert made.name == "gpt-small" and f"/api/v1/tokenizers/{made.pk}/ranks" in page
+    assert "gpt-small" in browser().get("/tokenizers").content.decode()
+    for view in ("vocabulary", "text"):
+        assert browser().get(f"/tokenizers/{made.pk}?view={view}&word=The+cat%27s").status_code == 200
+
+
+def test_what_cannot_be_brought_in_is_told_at_its_field(browser, tmp_home):
+    for fields, field, told in (
+        ({}, "file", "no file was chosen"),
+        ({"file": SimpleUploadedFile("a.json", b"{}")}, "file", "a.json is damaged"),
+        ({"url": "http://127.0.0.1/t.json"}, "url", "not a public address"),
+        ({"file": SimpleUploadedFile("r", b"YQ== 0"), "pattern": "own", "own_pattern": "("}, "own_pattern", "no regular"),
+    ):  # fmt: skip
+        answer = browser().post("/tokenizers", fields)
+        page = answer.content.decode()
+        assert answer.status_code == 422 and told in page
+        assert re.search(rf'name="{field}"[^>]*aria-invalid="true"', page)
+    assert not Artifact.objects.exists()
+    assert browser(None).post("/tokenizers", {}).status_code == 302
+    assert browser("labeler").post("/tokenizers", {}).status_code == 403
+
+
+def test_a_tokenizer_that_changes_letters_first_is_shown_too(browser, tmp_home):
+    content = json.loads(gpt2_style())
+    content |= {"normalizer": {"type": "NFC"}, "pre_tokenizer": None}
+    # Bytes are made by nothing here, so only what is written as itself has tokens.
+    file = SimpleUploadedFile("odd.json", json.dumps(content).encode())
+    answer = browser().post("/tokenizers", {"file": file}, follow=True)
+    assert answer.status_code == 200
+    made = Artifact.objects.get()
+    assert made.summary["lossless"] is False and made.summary["writes_ranks"] is False
+    assert "/ranks" not in browser().get(f"/tokenizers/{made.pk}?word=é").content.decode()
