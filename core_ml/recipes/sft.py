@@ -235,10 +235,13 @@ def _answers(model: Any, tokenizer: Any, questions: list[Any], n_tokens: int, st
 
 
 def _question(tokenizer: Any, prompt: list[int]) -> str:
-    """What the last message before the answer says, without its role."""
+    """What the last message before the answer says: what stands between its last two marks.
+
+    In the lab's own protocol that is without its role; ChatML writes the role as text.
+    """
     last = len(prompt) - 1 - prompt[::-1].index(tokenizer.end_id)
-    begin = max(place for place in range(last) if prompt[place] == tokenizer.sep_id)
-    return tokenizer.decode(prompt[begin + 1 : last])
+    begin = max(place for place in range(last) if prompt[place] in tokenizer.special_ids)
+    return tokenizer.decode(prompt[begin + 1 : last]).strip()
 
 
 def cost(config: SftConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:

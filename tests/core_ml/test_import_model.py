@@ -11,12 +11,15 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Resumed, Summary
 from core_ml.exchange import huggingface
+from core_ml.execute import read_config
 from core_ml.model import checkpoint, device
+from core_ml.recipes import sft
 from core_ml.recipes.import_model import ImportModelConfig, run
 from core_ml.sampling.generate import generate
-from tests.core_ml import published
+from tests.core_ml import published, small
 from tests.core_ml.models import workspace, write_checkpoint
 from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, WITH_SYSTEM, theirs
+from tests.core_ml.test_sft import SMALL
 
 MESSAGES = [{"role": "user", "content": "What is 1 + 2?"}]
 
@@ -180,3 +183,34 @@ def test_without_a_network_one_sentence_says_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be reached from this machine") as error:
         list(run(ImportModelConfig(hub="somebody/model"), workspace(tmp_path, {})))
     assert error.value.field == "hub" and "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "options"),
+    [
+        ("llama", None, {"chat_tokens": True}),
+        ("qwen2", CHATML_TEMPLATE, {"role": "chat"}),
+        ("gpt2", None, {"chat_tokens": True}),
+        ("gemma2", None, {"chat_tokens": True}),
+    ],
+)
+def test_an_imported_model_is_fine_tuned_here_and_leaves_again(name, template, options, tmp_path):
+    folder(tmp_path / "in", template, name)
+    made = bring(tmp_path, path=str(tmp_path / "in"), **options)
+    workspace_of = small.workspace(
+        sft.RECIPE,
+        tmp_path / "tuned",
+        checkpoint=made.path,
+        conversations=small.conversations(tmp_path / "conversations"),
+    )
+    events = list(sft.RECIPE.run(read_config(sft.RECIPE, {**SMALL, "muon_lr": 0.005}), workspace_of))
+    curve = [value for _, value in small.curves(events)["val_loss"]]
+    assert curve[-1] < 0.9 * curve[0]
+    tuned = artifact.Folder(tmp_path / "tuned" / "checkpoint")
+    _, tokenizer = checkpoint.load(tuned.path, "cpu")
+    assert tokenizer.protocol == checkpoint.load(made.path, "cpu")[1].protocol
+    (tmp_path / "again").mkdir()
+    assert huggingface.save(tmp_path / "again", tuned) == name
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    found = spoken.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert found == tokenizer.prompt(MESSAGES)
