@@ -19,7 +19,8 @@ from pydantic import BaseModel, Field, ValidationError
 from core_ml.errors import UserError
 
 MANIFEST = "manifest.json"
-Kind = Literal["dataset", "tokenizer", "checkpoint"]
+Kind = Literal["dataset", "tokenizer", "checkpoint", "export"]
+"""An export is a checkpoint in a format of others: to be taken home or talked to, and no run takes it."""
 FORMS = ("pages", "documents", "tokens", "conversations", "problems", "prompts", "rollouts", "rankings")
 ROLES = ("base", "chat", "reasoner", "aligned", "reward", "player")
 

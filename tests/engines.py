@@ -26,8 +26,12 @@ def write_checkpoint(
     role: str = "chat",
     seed: int = 0,
     config: GPTConfig | None = None,
+    writes_ascii: bool = False,
 ) -> artifact.Manifest:
-    """A finished checkpoint artifact: 2 layers of 32, weights drawn so that no two tokens are equally likely."""
+    """A finished checkpoint artifact: 2 layers of 32, weights drawn so that no two tokens are equally likely.
+
+    With `writes_ascii` the likeliest tokens are whole characters, where drawn weights write halves of them too.
+    """
     texts = ["the cat sees a tree, the dog likes the sea"] * 20 + ["été, naïve, déjà vu"] * 20
     tokenizer = Tokenizer.train(texts, 300)
     # More outputs than tokens, as a padded vocabulary has.
@@ -39,6 +43,11 @@ def write_checkpoint(
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape, generator=draws) * 0.4)
+        # No special token is ever the likeliest: what is asked for ends where the asker says.
+        model.head_weight[:16] = 0
+        if writes_ascii:
+            whole = [data.isascii() and data.decode().isprintable() for data in tokenizer.token_bytes]
+            model.head_weight[: len(whole)] *= torch.tensor(whole)[:, None]
     writer = artifact.Writer(
         root / run / "checkpoint",
         id=f"{run}-checkpoint",

@@ -19,12 +19,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch
 import uvicorn
 
+from core_ml.engine.address_backend import AddressBackend
 from core_ml.engine.backend import Backend
+from core_ml.engine.gguf_backend import GgufBackend
 from core_ml.engine.loop import Loop
 from core_ml.engine.models import Entry, Models
 from core_ml.engine.server import build
 from core_ml.engine.torch_backend import TorchBackend
-from core_ml.model.checkpoint import WEIGHTS
 from core_ml.model.device import choose
 
 log = logging.getLogger("core_ml.engine")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="and this port; 0 for a free one, which is printed")
     parser.add_argument("--key", default=os.environ.get("ENGINE_KEY"), help="demand it (default: ENGINE_KEY)")
     parser.add_argument(
-        "--memory", type=int, default=4096, help="MB of weights to keep (default: %(default)s)"
+        "--memory", type=int, default=4096, help="MB of models to keep (default: %(default)s)"
     )
     parser.add_argument("--parent", type=int, help="leave when the parent process is no longer this one")
     options = parser.parse_args(arguments)
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{options.host} can be reached from other machines: give a --key, or listen on 127.0.0.1"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell each request to an address
     try:
         listener = _listen(options.socket, options.host, options.port)
         listener.listen(2048)  # who connects from now on is answered as soon as the server runs
@@ -65,8 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
     device, loop = choose(), Loop()
 
     def open_backend(entry: Entry) -> Backend:
-        digest = next((file.sha256 for file in entry.manifest.files if file.path == WEIGHTS), "")
-        return TorchBackend(entry.path, digest, loop, device)
+        if entry.address is not None:
+            return AddressBackend(entry.address.endpoint(), entry.address.model)
+        assert entry.path is not None
+        if entry.backend == "gguf":
+            return GgufBackend(entry.path, _n_threads())
+        return TorchBackend(entry.path, entry.weights_sha256, loop, device)
 
     models = Models(options.root, open_backend, options.memory << 20)
     hosts = [*LOOPBACK, "[::1]", options.host] if options.port is not None and not options.key else None
@@ -83,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     finally:
+        models.close()
         loop.stop()
         if options.socket is not None:
             options.socket.unlink(missing_ok=True)

@@ -2,19 +2,23 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from core_ml.tokenizer.tokenizer import Message
-
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """A token that could stand at a place, with its log-probability there."""
+    """A token that could stand at a place, with its log-probability there.
+
+    A server elsewhere tells no ids (`id` is -1), but how its tokens are spelled: `text`, and `data` where it tells
+    bytes.
+    """
 
     id: int
     logprob: float
+    text: str | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,18 @@ class Token:
     logprob: float | None
     top: Sequence[Rival] = ()
     offset: int = 0
+    text: str | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The next part of one call of a tool: `id` and `name` come with its first part, `arguments` are JSON."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,7 @@ class Piece:
     text: str
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +63,12 @@ class Job:
     """What to sample: `n` completions of each prompt, or of one conversation."""
 
     prompts: list[str | list[int]] = field(default_factory=list)
-    messages: list[Message] | None = None
+    messages: list[dict[str, Any]] | None = None
+    """As the protocol has them: role, content as text, tool_calls, tool_call_id."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """As the protocol has them: {"type": "function", "function": {"name", "description", "parameters"}}."""
+    tool_choice: str | None = None
+    """"none", "auto", "required", or the name of the tool that must be called."""
     continue_final_message: bool = False
     n: int = 1
     max_tokens: int | None = None
@@ -54,6 +76,13 @@ class Job:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    response_format: dict[str, Any] | None = None
+    """As the protocol has it: json_object, or json_schema with its schema."""
     stop: tuple[str, ...] = ()
     seed: int | None = None
     echo: bool = False
@@ -80,12 +109,23 @@ class Backend(Protocol):
     """Changes when anything does that may change an answer: weights, library, device."""
     n_bytes: int
     """Memory that the model takes."""
+    takes: frozenset[str]
+    """Which of the fields in `core_ml.engine.schemas.BEYOND` it knows; a request with another one is refused."""
 
     @property
     def is_busy(self) -> bool: ...
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended by itself, so that it must be opened anew."""
+        ...
+
     async def start(self, job: Job) -> Generation:
         """Begin a job. Raises ApiError for what the model cannot do."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. It is asked nothing after this."""
         ...
 
     def spelled(self, id: int) -> tuple[str, bytes | None]:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core_ml.engine.backend import Backend, Generation, Job, Piece, Token
-from core_ml.engine.schemas import ChatRequest, CompletionRequest
+from core_ml.engine.backend import Backend, Call, Generation, Job, Piece, Rival, Token
+from core_ml.engine.schemas import ChatRequest, CompletionRequest, SamplingRequest
 
 Spelled = Callable[[int], tuple[str, bytes | None]]
 
@@ -40,7 +40,11 @@ class Answer:
         for piece in pieces:
             before = joined[piece.choice]
             joined[piece.choice] = Piece(
-                piece.choice, before.text + piece.text, before.tokens + piece.tokens, piece.finish_reason
+                piece.choice,
+                before.text + piece.text,
+                before.tokens + piece.tokens,
+                piece.finish_reason or before.finish_reason,
+                before.calls + piece.calls,
             )
         choices = [self._choice(piece) for piece in joined]
         return self._head | {"object": self.kind[0], "choices": choices, "usage": usage(generation)}
@@ -66,14 +70,24 @@ class Answer:
     def _content(self, tokens: Sequence[Token]) -> list[dict[str, Any]]:
         """Log-probabilities in the shape of chat answers."""
         return [
-            self._scored(token.id, token.logprob)
-            | {"top_logprobs": [self._scored(rival.id, rival.logprob) for rival in token.top]}
+            self._scored(token) | {"top_logprobs": [self._scored(rival) for rival in token.top]}
             for token in tokens
         ]
 
-    def _scored(self, id: int, logprob: float | None) -> dict[str, Any]:
-        text, data = self._spelled(id)
-        return {"token": text, "bytes": None if data is None else list(data), "logprob": logprob, "id": id}
+    def _scored(self, token: Token | Rival) -> dict[str, Any]:
+        text, data = self._spelling(token)
+        bytes_ = None if data is None else list(data)
+        return {
+            "token": text,
+            "bytes": bytes_,
+            "logprob": token.logprob,
+            "id": token.id if token.id >= 0 else None,
+        }
+
+    def _spelling(self, token: Token | Rival) -> tuple[str, bytes | None]:
+        if token.text is not None:
+            return token.text, token.data
+        return self._spelled(token.id)
 
 
 class CompletionAnswer(Answer):
@@ -90,12 +104,12 @@ class CompletionAnswer(Answer):
             "text": piece.text,
             "logprobs": self._logprobs(piece.tokens) if self._with_logprobs else None,
             "finish_reason": piece.finish_reason,
-            "token_ids": [token.id for token in piece.tokens],
+            "token_ids": [token.id for token in piece.tokens if token.id >= 0],
         }
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         return {
-            "tokens": [self._spelled(token.id)[0] for token in tokens],
+            "tokens": [self._spelling(token)[0] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": [token.offset for token in tokens],
@@ -106,8 +120,8 @@ class CompletionAnswer(Answer):
         """The most probable tokens, and the one that stands here even where it is not among them."""
         if token.logprob is None:
             return None
-        top = {self._spelled(rival.id)[0]: rival.logprob for rival in token.top}
-        return top | {self._spelled(token.id)[0]: token.logprob}
+        top = {self._spelling(rival)[0]: rival.logprob for rival in token.top}
+        return top | {self._spelling(token)[0]: token.logprob}
 
 
 class ChatAnswer(Answer):
@@ -126,10 +140,18 @@ class ChatAnswer(Answer):
         ]
 
     def delta(self, piece: Piece) -> dict[str, Any]:
-        return self._outer(piece) | {"delta": {"content": piece.text} if piece.text or piece.tokens else {}}
+        delta: dict[str, Any] = (
+            {"content": piece.text} if piece.text or (piece.tokens and not piece.calls) else {}
+        )
+        if piece.calls:
+            delta["tool_calls"] = [_delta(call) for call in piece.calls]
+        return self._outer(piece) | {"delta": delta}
 
     def _choice(self, piece: Piece) -> dict[str, Any]:
-        return self._outer(piece) | {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+        if piece.calls:
+            message |= {"content": piece.text or None, "tool_calls": _joined(piece.calls)}
+        return self._outer(piece) | {"message": message}
 
     def _outer(self, piece: Piece) -> dict[str, Any]:
         logprobs = {"content": self._content(piece.tokens), "refusal": None} if self._with_logprobs else None
@@ -137,8 +159,27 @@ class ChatAnswer(Answer):
             "index": piece.choice,
             "logprobs": logprobs,
             "finish_reason": piece.finish_reason,
-            "token_ids": [token.id for token in piece.tokens],
+            "token_ids": [token.id for token in piece.tokens if token.id >= 0],
         }
+
+
+def _delta(call: Call) -> dict[str, Any]:
+    """A part of a call as streams have it; what names the call stands in its first part only."""
+    function = {"arguments": call.arguments} | ({} if call.name is None else {"name": call.name})
+    first = {} if call.id is None else {"id": call.id, "type": "function"}
+    return {"index": call.index, "function": function} | first
+
+
+def _joined(parts: Sequence[Call]) -> list[dict[str, Any]]:
+    calls: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        call = calls.setdefault(
+            part.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = part.id or call["id"]
+        call["function"]["name"] = part.name or call["function"]["name"]
+        call["function"]["arguments"] += part.arguments
+    return list(calls.values())
 
 
 def usage(generation: Generation) -> dict[str, int]:
@@ -154,15 +195,10 @@ def usage(generation: Generation) -> dict[str, int]:
 def completion_job(request: CompletionRequest) -> Job:
     return Job(
         prompts=request.prompts,
-        n=request.n,
         max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        stop=request.stops,
-        seed=request.seed,
         echo=request.echo,
         top_logprobs=request.logprobs,
+        **_sampling(request),
     )
 
 
@@ -170,13 +206,17 @@ def chat_job(request: ChatRequest) -> Job:
     wanted = request.max_completion_tokens
     return Job(
         messages=[message.plain() for message in request.messages],
+        tools=[tool.model_dump(exclude_none=True) for tool in request.tools],
+        tool_choice=request.choice,
         continue_final_message=request.continue_final_message,
-        n=request.n,
         max_tokens=request.max_tokens if wanted is None else wanted,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        stop=request.stops,
-        seed=request.seed,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        **_sampling(request),
     )
+
+
+def _sampling(request: SamplingRequest) -> dict[str, Any]:
+    same = ("n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
+            "frequency_penalty", "seed", "response_format")  # fmt: skip
+    biases = tuple((int(id), bias) for id, bias in (request.logit_bias or {}).items())
+    return {name: getattr(request, name) for name in same} | {"stop": request.stops, "logit_bias": biases}

@@ -9,23 +9,28 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core_ml.engine.errors import ApiError, bad_request
-from core_ml.tokenizer.tokenizer import Message
 
 MAX_CHOICES = 512
 """Completions that one request may ask for, over all its prompts."""
 MAX_STOPS = 4
+BEYOND: dict[str, Any] = {
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logit_bias": None,
+    "response_format": None,
+    "tools": [],
+}
+"""Fields that not every backend knows, with the value that asks for nothing."""
 OFF: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "suffix": ("",),
     "best_of": (1,),
-    "tools": ([],),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "audio": (),
     "modalities": (["text"],),
 }
+"""Fields that no backend knows, with the values that ask for nothing."""
 
 WANTED = {
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
@@ -36,6 +41,8 @@ WANTED = {
 
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Request = TypeVar("Request", bound="SamplingRequest")
 
 
@@ -46,7 +53,7 @@ class StreamOptions(BaseModel):
 
 
 class SamplingRequest(BaseModel):
-    """The fields that both endpoints have; `top_k` goes beyond OpenAI's."""
+    """The fields that both endpoints have; `top_k`, `min_p` and `repetition_penalty` go beyond OpenAI's."""
 
     model_config = ConfigDict(strict=True)
 
@@ -55,13 +62,22 @@ class SamplingRequest(BaseModel):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[str, Bias] | None = Field(None, max_length=1024)
+    response_format: dict[str, Any] | None = None
     n: int = Field(1, ge=1, le=128)
     stop: Stop | list[Stop] = Field(default_factory=list)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    @field_validator("temperature", "top_p", "n", "stop", "stream", mode="before")
+    @field_validator(
+        "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "n",
+        "stop", "stream", mode="before",
+    )  # fmt: skip
     @classmethod
     def _null_is_the_default(cls, value: Any, info: Any) -> Any:
         return (
@@ -69,6 +85,24 @@ class SamplingRequest(BaseModel):
             if value is None
             else value
         )
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _biases_name_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        wrong = next((key for key in value or {} if not key.isdecimal() or len(key) > 9), None)
+        if wrong is not None:
+            raise ValueError(f"logit_bias has the key {wrong[:40]!r}, and its keys must be token ids")
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _text_is_the_default(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        kind = None if value is None else value.get("type")
+        if value is not None and kind not in ("text", "json_object", "json_schema"):
+            raise ValueError("response_format must have the type text, json_object or json_schema")
+        if kind == "json_schema" and not isinstance(value.get("json_schema", {}).get("schema"), dict):  # type: ignore[union-attr]
+            raise ValueError("response_format lacks json_schema.schema")
+        return None if kind == "text" else value
 
     @field_validator("stop")
     @classmethod
@@ -114,17 +148,64 @@ class TextPart(BaseModel):
     text: str
 
 
+class CalledFunction(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: Name
+    arguments: str = ""
+
+
+class ToolCall(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Function(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(BaseModel):
+    name: Name
+
+
+class NamedTool(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_call_id: str | None = None
 
-    def plain(self) -> Message:
-        """The message as the chat protocol writes it; OpenAI's newer "developer" is our "system"."""
+    def plain(self) -> dict[str, Any]:
+        """The message with its content as one text; OpenAI's newer "developer" is our "system"."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        role = "system" if self.role == "developer" else self.role
+        said: dict[str, Any] = {"role": role, "content": text}
+        if self.tool_calls:
+            said["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        return said if self.tool_call_id is None else said | {"tool_call_id": self.tool_call_id}
 
 
 class ChatRequest(SamplingRequest):
@@ -135,11 +216,23 @@ class ChatRequest(SamplingRequest):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     continue_final_message: bool = False
+    tools: list[Tool] = Field(default_factory=list, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
 
     @field_validator("logprobs", mode="before")
     @classmethod
     def _null_is_false(cls, value: Any) -> Any:
         return False if value is None else value
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return [] if value is None else value
+
+    @property
+    def choice(self) -> str | None:
+        """How tools are to be used; the name of one that must be called."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
 
 
 def parse(schema: type[Request], body: Any) -> Request:
@@ -166,7 +259,28 @@ def parse(schema: type[Request], body: Any) -> Request:
             raise bad_request(
                 "continue_final_message needs an assistant's message at the end", "continue_final_message"
             )
+        _check_tools(request)
     return request
+
+
+def _check_tools(request: ChatRequest) -> None:
+    names = [tool.function.name for tool in request.tools]
+    if len(set(names)) < len(names):
+        raise bad_request("tools names a tool twice", "tools")
+    if request.choice not in (None, "none", "auto") and not names:
+        raise bad_request("tool_choice asks for a call, and there are no tools", "tool_choice")
+    if isinstance(request.tool_choice, NamedTool) and request.choice not in names:
+        raise bad_request(
+            f"tool_choice names {request.choice!r}, which is not among the tools", "tool_choice"
+        )
+
+
+def check_known(request: SamplingRequest, takes: frozenset[str], backend: str) -> None:
+    """Raises ApiError 400 for a field that the model's backend does not know: silence would be worse."""
+    for name, neutral in BEYOND.items():
+        value = getattr(request, name, neutral)
+        if value and value != neutral and name not in takes:
+            raise bad_request(f"{name} is not supported by {backend}: leave it out", name)
 
 
 def _explained(error: ValidationError) -> ApiError:

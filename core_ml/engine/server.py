@@ -5,8 +5,9 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,10 +22,12 @@ from core_ml.engine.errors import ApiError, bad_request
 from core_ml.engine.loop import Loop
 from core_ml.engine.models import Models
 from core_ml.engine.protocol import Answer, ChatAnswer, CompletionAnswer, chat_job, completion_job
-from core_ml.engine.schemas import ChatRequest, CompletionRequest, parse
+from core_ml.engine.schemas import ChatRequest, CompletionRequest, check_known, parse
+from core_ml.engine.sources import Sources
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 << 20
+Done = TypeVar("Done")
 
 
 def build(
@@ -40,6 +43,7 @@ def build(
         Route("/health", health, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{id:path}", one_model, methods=["GET"]),
+        Route("/sources", put_sources, methods=["PUT"]),
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     ]
@@ -96,29 +100,55 @@ async def health(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
+    _check_sources(request)
     entries = await asyncio.to_thread(request.app.state.models.entries)
     return JSONResponse({"object": "list", "data": [entry.describe() for entry in entries]})
 
 
 async def one_model(request: Request) -> Response:
+    _check_sources(request)
     entry = await asyncio.to_thread(request.app.state.models.find, request.path_params["id"])
     return JSONResponse(entry.describe())
 
 
+async def put_sources(request: Request) -> Response:
+    """Take over the list of addresses and files. Only from who shows a key: paths and keys stand in it."""
+    if not request.scope.get("known", False):
+        raise ApiError(403, "An engine that is started without --key takes no list of models.")
+    try:
+        given = Sources.model_validate(await _body(request))
+    except ValidationError as error:
+        # Without its input, in which keys stand.
+        raise bad_request(f"{error.errors(include_input=False)[0]['msg']}") from None
+    request.app.state.models.sources = given
+    return JSONResponse({"version": given.version})
+
+
 async def completions(request: Request) -> Response:
+    _check_sources(request)
     asked = parse(CompletionRequest, await _body(request))
     entry, backend = await request.app.state.models.get(asked.model)
+    check_known(asked, backend.takes, entry.backend)
     answer = CompletionAnswer(entry.id, backend, asked)
-    generation = await backend.start(completion_job(asked))
+    generation = await _unless_gone(request, backend.start(completion_job(asked)))
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
 
 
 async def chat_completions(request: Request) -> Response:
+    _check_sources(request)
     asked = parse(ChatRequest, await _body(request))
     entry, backend = await request.app.state.models.get(asked.model)
+    check_known(asked, backend.takes, entry.backend)
     answer = ChatAnswer(entry.id, backend, asked)
-    generation = await backend.start(chat_job(asked))
+    generation = await _unless_gone(request, backend.start(chat_job(asked)))
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
+
+
+def _check_sources(request: Request) -> None:
+    """Who speaks for a lab says which list of models it goes by; an engine that was started anew has none."""
+    wanted = request.headers.get("x-sources")
+    if wanted is not None and wanted != request.app.state.models.sources.version:
+        raise ApiError(428, "The engine has another list of models: send it.", code="sources")
 
 
 async def _answer(
@@ -144,7 +174,7 @@ async def _events(answer: Answer, generation: Generation, with_usage: bool) -> A
         for choice in answer.begin(generation):
             yield _event(answer.chunk([choice], with_usage))
         async for piece in generation:
-            if piece.text or piece.tokens or piece.finish_reason:
+            if piece.text or piece.tokens or piece.calls or piece.finish_reason:
                 yield _event(answer.chunk([answer.delta(piece)], with_usage))
         if with_usage:
             yield _event(answer.end(generation))
@@ -159,7 +189,7 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-async def _unless_gone(request: Request, work: Awaitable[list[Piece]]) -> list[Piece]:
+async def _unless_gone(request: Request, work: Awaitable[Done]) -> Done:
     """The result of the work, given up when the caller leaves. Raises ClientDisconnect."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

@@ -11,21 +11,23 @@ import torch
 
 from core_ml.engine.backend import Job, Piece
 from core_ml.engine.batch import Batch
-from core_ml.engine.errors import ApiError, bad_request
+from core_ml.engine.errors import ApiError
 from core_ml.engine.loop import Loop
+from core_ml.engine.prompts import prompts_of, room, spelled
 from core_ml.engine.rows import Row, Sampling
 from core_ml.engine.text import TextStream
-from core_ml.errors import UserError
+from core_ml.engine.tools import CallReader
 from core_ml.model.checkpoint import load
 
 COLDEST = 1e-4
 """Below this temperature the most probable token is taken: dividing by less would overflow."""
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, for completions that name no number."""
 
 
 class TorchBackend:
     """One checkpoint in memory. Implements `core_ml.engine.backend.Backend`."""
+
+    takes = frozenset({"tools"})
+    is_gone = False
 
     def __init__(self, path: Path, weights_sha256: str, loop: Loop, device: torch.device) -> None:
         """Raises: UserError for a checkpoint that is damaged."""
@@ -42,13 +44,17 @@ class TorchBackend:
         return self._batch.is_busy
 
     async def start(self, job: Job) -> "TorchGeneration":
-        prompts, n_hidden = await asyncio.to_thread(self._prompts, job)  # a long text takes a while
+        prompts, n_hidden, begun = await asyncio.to_thread(  # a long text takes a while
+            prompts_of, job, self.tokenizer, self.model.config.vocab_size
+        )
         generation = TorchGeneration(n_choices=len(prompts) * job.n, n_prompt_tokens=sum(map(len, prompts)))
+        if job.tools and job.tool_choice != "none":
+            generation.calls = CallReader(self.tokenizer, begun)
         seed = secrets.randbits(63) if job.seed is None else job.seed
         greedy = job.temperature < COLDEST or job.top_p == 0
         sampling = Sampling(0.0, None, 1.0) if greedy else Sampling(job.temperature, job.top_k, job.top_p)
         for place, prompt in enumerate(prompts):
-            room = self._room(len(prompt), job)
+            max_new_tokens = room(len(prompt), job, self.model.config.max_seq_len)
             echo = self.tokenizer.decode(prompt) if job.echo else None
             for choice in range(place * job.n, (place + 1) * job.n):
                 generation.rows.append(
@@ -56,7 +62,7 @@ class TorchBackend:
                         choice=choice,
                         prompt=prompt,
                         sampling=sampling,
-                        max_new_tokens=room,
+                        max_new_tokens=max_new_tokens,
                         draws=random.Random(f"{seed}:{choice}"),
                         text=TextStream(job.stop, len(echo or "")),
                         emit=generation.emit,
@@ -70,59 +76,10 @@ class TorchBackend:
         return generation
 
     def spelled(self, id: int) -> tuple[str, bytes | None]:
-        data = self.tokenizer.token_bytes[id] if id < len(self.tokenizer.token_bytes) else b""
-        if not data:
-            return self.tokenizer.inner.id_to_token(id) or f"<|unused_{id}|>", None
-        try:
-            return data.decode("utf-8"), data
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data
+        return spelled(self.tokenizer, id)
 
-    def _prompts(self, job: Job) -> tuple[list[list[int]], list[int]]:
-        """Token ids of each prompt, and how many at its beginning are ours."""
-        if job.messages is not None:
-            try:
-                if not job.continue_final_message:
-                    return [self.tokenizer.prompt(job.messages)], [0]
-                begun = self.tokenizer.prompt(job.messages[:-1])
-                return [begun + self.tokenizer.encode(job.messages[-1]["content"])], [0]
-            except UserError as error:
-                raise bad_request(error.message, "messages") from None
-        prompts, n_hidden = [], []
-        for prompt in job.prompts:
-            if isinstance(prompt, str):
-                # Every document that the model has read began so.
-                prompts.append([self.tokenizer.bos_id, *self.tokenizer.encode(prompt)])
-                n_hidden.append(1)
-                continue
-            if (highest := max(prompt)) >= self.model.config.vocab_size:
-                raise bad_request(
-                    f"prompt has the token id {highest}, and this model's go up to "
-                    f"{self.model.config.vocab_size - 1}",
-                    "prompt",
-                )
-            prompts.append(prompt)
-            n_hidden.append(0)
-        return prompts, n_hidden
-
-    def _room(self, n_prompt: int, job: Job) -> int:
-        """How many tokens one completion may have."""
-        context = self.model.config.max_seq_len
-        chat = job.messages is not None
-        wanted = job.max_tokens
-        if wanted is None:
-            wanted = context - n_prompt if chat else min(DEFAULT_MAX_TOKENS, context - n_prompt)
-            needed = n_prompt + max(wanted, 1)
-        else:
-            needed = n_prompt + wanted
-        if needed > context:
-            raise bad_request(
-                f"This model's context is {context} tokens, and {needed} are asked for ({n_prompt} in the "
-                f"{'messages' if chat else 'prompt'}, {needed - n_prompt} in the completion): shorten either",
-                "messages" if chat else "prompt",
-                "context_length_exceeded",
-            )
-        return wanted
+    def close(self) -> None:
+        """Nothing: the weights go with the last row that needs them."""
 
 
 class TorchGeneration:
@@ -132,6 +89,8 @@ class TorchGeneration:
         self.n_choices, self.n_prompt_tokens = n_choices, n_prompt_tokens
         self.n_completion_tokens = 0
         self.rows: list[Row] = []
+        self.calls: CallReader | None = None
+        """Reads calls of tools out of the text, where there are tools."""
         self._event_loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[Piece, int]] = asyncio.Queue()
 
@@ -149,7 +108,7 @@ class TorchGeneration:
             if piece.finish_reason == "error":
                 raise ApiError(500, "The model failed while it was sampling; the engine's log says why.")
             left -= piece.finish_reason is not None
-            yield piece
+            yield piece if self.calls is None else self.calls.take(piece)
 
     def close(self) -> None:
         for row in self.rows:

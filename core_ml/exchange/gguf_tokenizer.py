@@ -8,8 +8,11 @@ cut every text as we do; where it is not they take the nearest, and a few texts 
 import json
 from typing import Any
 
+from pydantic import ValidationError
+
 from core_ml.errors import UserError
-from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.tokenizer.protocol import Protocol
+from core_ml.tokenizer.tokenizer import Tokenizer, parse
 
 CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 CONTRACTIONS_AS_FLAG = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -25,6 +28,8 @@ NAMES = {
 NEAREST = "qwen2"
 """Letters with a sign before them, digits one by one: as our own pattern, but for runs of white space and 's."""
 NORMAL, CONTROL, UNUSED = 1, 3, 5
+PROTOCOL = "move37.chat"
+"""Another lab's way to write conversations, where the model was taught one."""
 
 
 def write(writer: Any, tokenizer: Tokenizer, vocab_size: int, role: str) -> None:
@@ -43,10 +48,11 @@ def write(writer: Any, tokenizer: Tokenizer, vocab_size: int, role: str) -> None
     n = tokenizer.vocab_size
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pattern_name(tokenizer)[0])
-    names = [tokenizer.name(id) for id in range(n)] + [f"<|unused_{id}|>" for id in range(n, vocab_size)]
-    writer.add_token_list(names)
-    kinds = [CONTROL if id in tokenizer.special_ids else NORMAL for id in range(n)]
-    writer.add_token_types(kinds + [UNUSED] * (vocab_size - n))
+    # A vocabulary may have holes, and a network more outputs than there are tokens.
+    names = [tokenizer.name(id) if id < n else "" for id in range(vocab_size)]
+    writer.add_token_list([name or f"<|unused_{id}|>" for id, name in enumerate(names)])
+    kinds = [CONTROL if id in tokenizer.special_ids else NORMAL for id in range(vocab_size)]
+    writer.add_token_types([kind if name else UNUSED for kind, name in zip(kinds, names, strict=True)])
     writer.add_token_merges([f"{left} {right}" for left, right in tokenizer.merge_ranks])
     base = role == "base"
     writer.add_bos_token_id(tokenizer.bos_id)
@@ -55,7 +61,20 @@ def write(writer: Any, tokenizer: Tokenizer, vocab_size: int, role: str) -> None
     # A conversation begins with its first message, a document with <|bos|>.
     writer.add_add_bos_token(base)
     writer.add_string("tokenizer.huggingface.json", tokenizer.inner.to_str())
-    writer.add_chat_template(CHAT_TEMPLATE)
+    if tokenizer.protocol is not None:
+        writer.add_string(PROTOCOL, tokenizer.protocol.model_dump_json())
+        writer.add_chat_template(tokenizer.protocol.template())
+    elif tokenizer.has_chat:
+        writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def read(tokenizer_json: str, protocol: str | None) -> Tokenizer:
+    """The tokenizer of a file that carries it. Raises UserError where it does not fit."""
+    try:
+        spoken = None if protocol is None else Protocol.model_validate_json(protocol)
+    except ValidationError:
+        raise UserError("the protocol of chats in the file is damaged") from None
+    return Tokenizer(parse(tokenizer_json, "its tokenizer"), spoken)
 
 
 def pattern_name(tokenizer: Tokenizer) -> tuple[str, bool]:

@@ -72,11 +72,11 @@ def test_a_completion_counts_its_tokens_and_says_why_it_ended(client: openai.Ope
     assert answer.system_fingerprint and answer.system_fingerprint.startswith("m37-")
     assert answer.choices[0].finish_reason == "length" and answer.choices[0].logprobs is None
     assert answer.usage is not None
-    # <|bos|>, "the", " cat"; and five.
+    # <|bos|>, "the", " c", "at"; and five.
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
-        3,
+        4,
         5,
-        8,
+        9,
     )
 
 
@@ -90,13 +90,13 @@ def test_logprobs_of_an_echoed_completion_are_those_of_a_plain_forward_pass(
     choice = answer.choices[0]
     assert choice.text.startswith("the cat") and choice.logprobs is not None
     ids = choice.token_ids  # type: ignore[attr-defined]
-    assert ids[:2] == tokenizer.encode("the cat")
+    assert ids[:3] == tokenizer.encode("the cat")
     with torch.no_grad():
         logprobs = model(torch.tensor([[tokenizer.bos_id, *ids]]))[0].log_softmax(-1)
     expected = [float(logprobs[place, id]) for place, id in enumerate(ids)]
     assert choice.logprobs.token_logprobs == pytest.approx(expected, abs=1e-4)
-    assert choice.logprobs.text_offset is not None and choice.logprobs.text_offset[:3] == [0, 3, 7]
-    assert choice.logprobs.tokens is not None and choice.logprobs.tokens[:2] == ["the", " cat"]
+    assert choice.logprobs.text_offset is not None and choice.logprobs.text_offset[:4] == [0, 3, 5, 7]
+    assert choice.logprobs.tokens is not None and choice.logprobs.tokens[:3] == ["the", " c", "at"]
     assert choice.logprobs.top_logprobs is not None
     for place, (token, top) in enumerate(
         zip(choice.logprobs.tokens, choice.logprobs.top_logprobs, strict=True)
@@ -335,7 +335,8 @@ def test_a_bad_parameter_is_named_with_its_mend(
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "'text'"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
-        ({"tools": [{"type": "function"}]}, "tools", "leave it out"),
+        ({"tools": [{"type": "function"}]}, "tools", "function is missing"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"continue_final_message": True}, "continue_final_message", "assistant"),
     ],
 )
