@@ -1,6 +1,7 @@
 """Turns documents into tokens once, so that any number of pretraining runs can read them."""
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,10 @@ def encode(name: str, config: PackConfig, workspace: Workspace) -> Iterator[Even
 
     split_file = workspace.shards("split")[0] / "split.json"
     chosen = Split.from_json(json.loads(split_file.read_text()))
-    yield from packing.encode(_piece(name, workspace), _tokenizer(workspace), chosen, _folder(workspace))
+    # In a pool the other cores are at other pieces.
+    threads = 1 if multiprocessing.parent_process() else None
+    piece, tokenizer = _piece(name, workspace), _tokenizer(workspace)
+    yield from packing.encode(piece, tokenizer, chosen, _folder(workspace), threads)
 
 
 def _tokenizer(workspace: Workspace) -> "Tokenizer":
@@ -128,7 +132,8 @@ def finish(name: str, config: PackConfig, workspace: Workspace) -> Iterator[Even
             for file in sorted(shard.iterdir()):
                 packing.place_file(file, writer.path / file.name)
         # The ids mean nothing without it, and it is small.
-        packing.place_file(given.file("tokenizer.json"), writer.path / "tokenizer.json")
+        for file in given.files(".json"):
+            packing.place_file(file, writer.path / file.name)
         dtype = packing.token_type(tokenizer.vocab_size)
         split_by = json.loads((workspace.shards("split")[0] / "split.json").read_text())["level"]
         packing.complete(writer.path, total, dtype, split_by, config.seed, identity)

@@ -130,8 +130,14 @@ def split(surveyed: Iterable[Path], val_share: float) -> Split:
     return sizes.split(val_share)
 
 
-def encode(piece: Piece, tokenizer: Tokenizer, chosen: Split, folder: Path) -> Iterator[Event]:
-    """Write a piece's tokens and document index for either side of the split."""
+def encode(
+    piece: Piece, tokenizer: Tokenizer, chosen: Split, folder: Path, threads: int | None = None
+) -> Iterator[Event]:
+    """Write a piece's tokens and document index for either side of the split.
+
+    Args:
+        threads: by default one for each core.
+    """
     dtype = token_type(tokenizer.vocab_size)
 
     def texts() -> Iterator[tuple[tuple[int, str, int], str]]:
@@ -143,12 +149,14 @@ def encode(piece: Piece, tokenizer: Tokenizer, chosen: Split, folder: Path) -> I
     entries = {side: array("Q") for side in SIDES}
     counts = {side: {"n_documents": 0, "n_bytes": 0, "n_tokens": 0} for side in SIDES}
     try:
-        last = -1
-        for number, ((place, side, n_bytes), ids) in enumerate(tokenizer.encode_pieces(texts())):
+        last, bos = -1, np.array([tokenizer.bos_id])
+        for number, ((place, side, n_bytes), ids) in enumerate(tokenizer.encode_arrays(texts(), threads)):
             count = counts[side]
             if place != last:
                 entries[side].extend((count["n_tokens"], place))
-                ids, last = [tokenizer.bos_id, *ids], place
+                files[side].write(_as_bytes(bos, dtype))
+                last = place
+                count["n_tokens"] += 1
                 count["n_documents"] += 1
                 count["n_bytes"] += n_bytes
             files[side].write(_as_bytes(ids, dtype))
@@ -164,8 +172,8 @@ def encode(piece: Piece, tokenizer: Tokenizer, chosen: Split, folder: Path) -> I
     yield Progress(piece.n_rows, piece.n_rows, "documents", "packing tokens")
 
 
-def _as_bytes(ids: list[int], dtype: np.dtype) -> bytes:
-    return np.array(ids, dtype=dtype).tobytes()
+def _as_bytes(ids: np.ndarray, dtype: np.dtype) -> bytes:
+    return ids.astype(dtype).tobytes()
 
 
 def token_type(vocab_size: int) -> np.dtype:
