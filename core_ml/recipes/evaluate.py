@@ -191,6 +191,8 @@ def _bits_per_byte(
 def _val_share(config: EvaluateConfig, workspace: Workspace) -> float:
     """The share that a base model among the inputs was not trained on, so that no training text is read."""
     for folder in workspace.inputs("checkpoints"):
+        if datasets := folder.manifest.summary.get("datasets"):
+            return min(float(one["val_share"]) for one in datasets)
         if folder.manifest.origin.recipe == "pretrain":
             return float(folder.manifest.origin.config.get("val_share", config.val_share))
     return config.val_share

@@ -14,6 +14,7 @@ from core_ml.workspace import Workspace
 if TYPE_CHECKING:
     from core_ml.tokenizer.tokenizer import Tokenizer
     from core_ml.training.packing import Piece
+    from core_ml.training.split import Split
 
 PIECES = "pieces.json"
 BYTES_PER_SECOND = 2e6  # of text that one core packs
@@ -83,14 +84,17 @@ def split(name: str, config: PackConfig, workspace: Workspace) -> Iterator[Event
 
 def encode(name: str, config: PackConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.training import packing
-    from core_ml.training.split import Split
 
-    split_file = workspace.shards("split")[0] / "split.json"
-    chosen = Split.from_json(json.loads(split_file.read_text()))
     # In a pool the other cores are at other pieces.
     threads = 1 if multiprocessing.parent_process() else None
     piece, tokenizer = _piece(name, workspace), _tokenizer(workspace)
-    yield from packing.encode(piece, tokenizer, chosen, _folder(workspace), threads)
+    yield from packing.encode(piece, tokenizer, _split(workspace), _folder(workspace), threads)
+
+
+def _split(workspace: Workspace) -> "Split":
+    from core_ml.training.split import Split
+
+    return Split.from_json(json.loads((workspace.shards("split")[0] / "split.json").read_text()))
 
 
 def _tokenizer(workspace: Workspace) -> "Tokenizer":
@@ -135,9 +139,9 @@ def finish(name: str, config: PackConfig, workspace: Workspace) -> Iterator[Even
         for file in given.files(".json"):
             packing.place_file(file, writer.path / file.name)
         dtype = packing.token_type(tokenizer.vocab_size)
-        split_by = json.loads((workspace.shards("split")[0] / "split.json").read_text())["level"]
-        packing.complete(writer.path, total, dtype, split_by, config.seed, identity)
-        summary = _summary(total, identity, split_by)
+        chosen = _split(workspace)
+        packing.complete(writer.path, total, dtype, chosen, config.seed, identity)
+        summary = _summary(total, identity, chosen.level)
         yield from _shown(writer.path, tokenizer)
         yield workspace.made("tokens", writer.finish(summary))
     finally:

@@ -65,9 +65,15 @@ class Mixture:
         """Of each dataset its share of the run and how often it was read, for a summary."""
         rows = zip(self.names, self.train, batches.shares, batches.epochs(steps), strict=True)
         return [
-            {"name": name, "train_tokens": tokens.n_tokens, "share": round(float(share), 4), "epochs": round(epochs, 2)}
+            {
+                "name": name,
+                "train_tokens": tokens.n_tokens,
+                "val_share": tokens.val_share,
+                "share": round(float(share), 4),
+                "epochs": round(epochs, 2),
+            }
             for name, tokens, share, epochs in rows
-        ]  # fmt: skip
+        ]
 
 
 def opened(

@@ -262,7 +262,7 @@ def complete(
     folder: Path,
     total: dict[str, dict[str, int]],
     dtype: np.dtype,
-    split_by: str,
+    chosen: Split,
     seed: int,
     tokenizer: dict[str, Any],
 ) -> dict[str, Any]:
@@ -271,7 +271,13 @@ def complete(
     Args:
         tokenizer: whatever tells which it is, with its fingerprint as "sha256".
     """
-    index: dict[str, Any] = {"dtype": dtype.str, "split_by": split_by, "seed": seed, "tokenizer": tokenizer}
+    index: dict[str, Any] = {
+        "dtype": dtype.str,
+        "split_by": chosen.level,
+        "val_share": chosen.share,
+        "seed": seed,
+        "tokenizer": tokenizer,
+    }
     for side in SIDES:
         sizes = {
             file.name: file.stat().st_size // dtype.itemsize for file in sorted(folder.glob(f"{side}-*.bin"))
@@ -308,7 +314,7 @@ def pack(
     total = counts(encoded)
     for shard in shard_names(total):
         yield from gather(encoded, shard, n_shards(total, shard), seed, dtype, folder)
-    complete(folder, total, dtype, chosen.level, seed, identity or {})
+    complete(folder, total, dtype, chosen, seed, identity or {})
     for name in ("survey", "encoded"):
         shutil.rmtree(folder / name)
 

@@ -40,6 +40,7 @@ class Tokens:
         self.n_documents: int = index[side]["n_documents"]
         self.n_bytes: int = index[side]["n_bytes"]
         self.split_by: str = index["split_by"]
+        self.val_share: float = index["val_share"]
         self.tokenizer: dict[str, Any] = index["tokenizer"]
 
     @cached_property

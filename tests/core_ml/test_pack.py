@@ -278,3 +278,18 @@ def test_what_to_read_is_given_once_and_weighted_once(
     assert caught.value.field == "weights"
     with pytest.raises(UserError, match="weights"):
         read_config(pretrain.RECIPE, {"weights": [1, 0]})
+
+
+def test_a_report_card_keeps_to_the_text_that_the_tokens_kept_back(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    from core_ml.recipes.evaluate import EvaluateConfig, _val_share
+
+    pack(tmp_path / "packed", inputs, val_share=0.2)
+    given = {"tokens": [tmp_path / "packed/tokens"], "tokenizer": [inputs["tokenizer"]]}
+    train(tmp_path / "out", given, steps=2, val_share=0.4)
+    checkpoint = Folder(tmp_path / "out/checkpoint")
+    place = Workspace(
+        tmp_path / "e", tmp_path / "s", {"checkpoints": [checkpoint]}, small.ORIGIN, "e", "test"
+    )
+    assert _val_share(EvaluateConfig(), place) == 0.2
