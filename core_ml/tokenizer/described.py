@@ -7,6 +7,7 @@ come to the plain ones, which a quicker library then follows to the same ids.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -36,6 +37,20 @@ def from_symbols(text: str) -> bytes:
     return bytes(map(BYTE_OF.__getitem__, text))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Merges as they were learned: enough to encode with. The file, which names each pair, is made when it is asked for."""
+
+    ids: Mapping[bytes, int]
+    specials: Mapping[str, int]
+    regex: str
+
+    def build(self) -> tokenizers.Tokenizer:
+        pairs = merges.pairs_of(self.ids)
+        assert pairs is not None, "a token that was learned is reached by what was learned before it"
+        return tokenizers.Tokenizer.from_str(write(self.ids, pairs, self.specials, self.regex))
+
+
 def write(
     ids: Mapping[bytes, int],
     pairs: Iterable[Pair],
@@ -47,7 +62,8 @@ def write(
 
     With `ignore_merges` a word that is a token is one, whether or not merges lead to it.
     """
-    vocab = dict(specials) | {symbols(token): id for token, id in ids.items()}
+    spelled = {token: symbols(token) for token in ids}
+    vocab = dict(specials) | {spelled[token]: id for token, id in ids.items()}
     added = [
         {
             "id": id,
@@ -81,7 +97,7 @@ def write(
             "byte_fallback": False,
             "ignore_merges": ignore_merges,
             "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])),
-            "merges": [[symbols(left), symbols(right)] for left, right in pairs],
+            "merges": [[spelled[left], spelled[right]] for left, right in pairs],
         },
     }
     return json.dumps(content, ensure_ascii=False)

@@ -5,8 +5,9 @@ from itertools import pairwise
 from typing import Any, TypedDict
 
 from core_ml.tokenizer.described import from_symbols
+from core_ml.tokenizer.panics import giving_up_told
 from core_ml.tokenizer.special import Message
-from core_ml.tokenizer.tokenizer import Tokenizer, giving_up_told
+from core_ml.tokenizer.tokenizer import Tokenizer
 
 
 class TokenView(TypedDict):

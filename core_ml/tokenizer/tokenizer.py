@@ -9,11 +9,7 @@ four times as fast as `tokenizers` and to the same ids; else `tokenizers` does.
 """
 
 import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +20,9 @@ import tokenizers
 
 from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
-from core_ml.tokenizer import described, merges, patterns, special
-from core_ml.tokenizer.described import BYTE_OF
+from core_ml.tokenizer import described, merges, patterns, special, threads
+from core_ml.tokenizer.described import BYTE_OF, Learned
+from core_ml.tokenizer.panics import giving_up_told, reraise_unless_panic
 from core_ml.tokenizer.protocol import Protocol
 from core_ml.tokenizer.special import BOS, END, PAIRS, ROLES, SEP, SPECIALS, START, Message, Part
 
@@ -35,7 +32,6 @@ MAX_FILE_BYTES = 64 << 20
 PIECE_CHARS = 1 << 14
 BATCH_CHARS = 1 << 16
 """So much text is one job of a thread: less, and handing out jobs costs more than they do."""
-JOBS_A_THREAD = 3
 Key = TypeVar("Key")
 Ids = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -43,12 +39,16 @@ Ids = np.ndarray[Any, np.dtype[np.uint32]]
 class Tokenizer:
     """Text to token ids and back. Make one by `train` or `load`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, protocol: Protocol | None = None) -> None:
-        # Off by default in the library: text that spells "<|im_end|>" would become the token.
-        inner.encode_special_tokens = True
-        self.inner = inner
-        added = inner.get_added_tokens_decoder()
-        known = {token.content: id for id, token in added.items() if token.special}
+    def __init__(self, source: tokenizers.Tokenizer | Learned, protocol: Protocol | None = None) -> None:
+        self._source = source
+        self._words: dict[int, str] = {}
+        if isinstance(source, Learned):
+            known = dict(source.specials)
+        else:
+            added = source.get_added_tokens_decoder()
+            known = {token.content: id for id, token in added.items() if token.special}
+            self._words = {id: token.content for id, token in added.items() if not token.special}
+        self._specials = known
         ours = special.place(known)
         bos = ours.get(BOS, special.first(known, special.FOREIGN_BOS))
         if bos is None:
@@ -72,7 +72,14 @@ class Tokenizer:
             self._marks = {mark: known[mark] for mark in protocol.marks}
             self.end_id, self.has_chat = known[protocol.end], True
         self.special_ids = frozenset(known.values())
-        self._words = {id: token.content for id, token in added.items() if not token.special}
+
+    @cached_property
+    def inner(self) -> tokenizers.Tokenizer:
+        """The same tokenizer in the library whose file is its form on disk."""
+        inner = self._source.build() if isinstance(self._source, Learned) else self._source
+        # Off by default in the library: text that spells "<|im_end|>" would become the token.
+        inner.encode_special_tokens = True
+        return inner
 
     @classmethod
     def train(
@@ -95,9 +102,7 @@ class Tokenizer:
         specials = {name: id for id, name in enumerate(SPECIALS)}
         ids = {described.from_symbols(symbol): 16 + i for i, symbol in enumerate(sorted(BYTE_OF))}
         ids |= {token: MIN_VOCAB_SIZE + i for i, token in enumerate(learned)}
-        pairs = merges.pairs_of(ids)
-        assert pairs is not None, "a token that was learned is reached by what was learned before it"
-        return cls(tokenizers.Tokenizer.from_str(described.write(ids, pairs, specials, regex)))
+        return cls(Learned(ids, specials, regex))
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -135,13 +140,18 @@ class Tokenizer:
     @cached_property
     def _vocab_size(self) -> int:
         """One more than the largest id: some vocabularies have holes."""
+        if isinstance(self._source, Learned):
+            return len(self._source.ids) + len(self._source.specials)
         return 1 + max(self.inner.get_vocab().values())
 
     # Text to ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, none of them special, whatever the text says."""
-        return [id for piece in self.pieces(text) for id in self._encode(piece)]
+        ids: list[int] = []
+        for piece in self.pieces(text):
+            ids += self._encode(piece)
+        return ids
 
     def encode_pieces(self, texts: Iterable[tuple[Key, str]]) -> Iterator[tuple[Key, list[int]]]:
         """As `encode` for a stream of texts, on all cores: each text's key with its ids, piece by piece in order.
@@ -151,37 +161,19 @@ class Tokenizer:
         yield from self._stream(texts, self._encode, None)
 
     def encode_arrays(
-        self, texts: Iterable[tuple[Key, str]], threads: int | None = None
+        self, texts: Iterable[tuple[Key, str]], n_threads: int | None = None
     ) -> Iterator[tuple[Key, Ids]]:
         """As `encode_pieces`, with ids in arrays: no Python number is made of a token.
 
         Args:
-            threads: by default one for each core; 1 for a process among many.
+            n_threads: by default one for each core; 1 for a process among many.
         """
-        yield from self._stream(texts, self._encode_array, threads)
+        yield from self._stream(texts, self._encode_array, n_threads)
 
     def _stream(
-        self, texts: Iterable[tuple[Key, str]], encode: Callable[[str], Any], threads: int | None
+        self, texts: Iterable[tuple[Key, str]], encode: Callable[[str], Any], n_threads: int | None
     ) -> Iterator[tuple[Key, Any]]:
-        jobs = self._jobs(texts)
-        n_threads = threads or _cores()
-        if n_threads == 1:
-            for keys, pieces in jobs:
-                yield from zip(keys, map(encode, pieces), strict=True)
-            return
-
-        def work(job: tuple[list[Key], list[str]]) -> list[tuple[Key, Any]]:
-            keys, pieces = job
-            return [(key, encode(piece)) for key, piece in zip(keys, pieces, strict=True)]
-
-        waiting: deque[Future[list[tuple[Key, Any]]]] = deque()
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="encode") as pool:
-            for job in jobs:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > JOBS_A_THREAD * n_threads:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+        yield from threads.in_order(self._jobs(texts), encode, n_threads or threads.cores())
 
     def _jobs(self, texts: Iterable[tuple[Key, str]]) -> Iterator[tuple[list[Key], list[str]]]:
         keys: list[Key] = []
@@ -210,7 +202,7 @@ class Tokenizer:
             try:
                 return self._quick.encode_ordinary(piece)
             except BaseException as error:
-                _reraise_unless_panic(error)
+                reraise_unless_panic(error)
         with giving_up_told(None):
             return self.inner.encode(piece, add_special_tokens=False).ids
 
@@ -220,7 +212,7 @@ class Tokenizer:
                 # Of the two calls of the library that make no list this one heeds special tokens: none is allowed.
                 return self._quick.encode_to_numpy(piece, allowed_special=set(), disallowed_special=())
             except BaseException as error:
-                _reraise_unless_panic(error)
+                reraise_unless_panic(error)
         return np.array(self._encode(piece), dtype=np.uint32)
 
     def _is_short(self, piece: str) -> bool:
@@ -236,11 +228,15 @@ class Tokenizer:
     @cached_property
     def pattern(self) -> str | None:
         """The regular expression that cuts texts into words; None where more happens to them than cutting."""
+        if isinstance(self._source, Learned):
+            return self._source.regex
         return described.pattern_of(self._content)
 
     @cached_property
-    def ranks(self) -> dict[bytes, int] | None:
+    def ranks(self) -> Mapping[bytes, int] | None:
         """The id of each token but the special ones, by which merging is decided; None where ids do not decide."""
+        if isinstance(self._source, Learned):
+            return self._source.ids
         if self.pattern is None or not patterns.is_total(self.pattern):
             return None
         return described.ranks_of(self._content)
@@ -249,10 +245,12 @@ class Tokenizer:
     def _quick(self) -> tiktoken.Encoding | None:
         if self.ranks is None or self.pattern is None:
             return None
-        specials = {self.name(id): id for id in self.special_ids}
         try:
             return tiktoken.Encoding(
-                "move37", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens=specials
+                "move37",
+                pat_str=self.pattern,
+                mergeable_ranks=dict(self.ranks),
+                special_tokens=self._specials,
             )
         except ValueError:  # a pattern that only the other library can read
             return None
@@ -264,7 +262,12 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes that each token id stands for; none for special tokens."""
-        return [self._bytes_of(id) for id in range(self.vocab_size)]
+        if self.ranks is None:
+            return [self._bytes_of(id) for id in range(self.vocab_size)]
+        found = [b""] * self.vocab_size
+        for token, id in self.ranks.items():
+            found[id] = token
+        return found
 
     def _bytes_of(self, id: int) -> bytes:
         if id in self.special_ids:
@@ -372,24 +375,3 @@ def parse(content: str, name: str) -> tokenizers.Tokenizer:
         what = f"it is of type {model}" if model != "BPE" else f"{missing} of the 256 bytes have no token"
         raise UserError(f"{name} is not a byte-level BPE tokenizer: {what}")
     return inner
-
-
-@contextmanager
-def giving_up_told(field: str | None) -> Iterator[None]:
-    """Turns the panic of a library, which is no Exception, into one sentence for people."""
-    try:
-        yield
-    except BaseException as error:
-        _reraise_unless_panic(error)
-        text = f"the pattern gives up on a text ({str(error)[:120]}): write a simpler one"
-        raise UserError(text, field=field) from error
-
-
-def _cores() -> int:
-    """Those that this process may use; not every system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _reraise_unless_panic(error: BaseException) -> None:
-    if type(error).__name__ != "PanicException":
-        raise error

@@ -16,7 +16,7 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.execute import read_config
 from core_ml.recipes.tokenizer import RECIPE
-from core_ml.tokenizer import measure
+from core_ml.tokenizer import measure, threads
 from core_ml.tokenizer import tokenizer as module
 from core_ml.tokenizer.inspect import merges_of, tokens
 from core_ml.tokenizer.patterns import PATTERNS, cut, valid
@@ -63,13 +63,13 @@ def test_a_text_as_long_as_a_corpus_is_encoded_in_parts_that_fit(monkeypatch: py
     monkeypatch.setattr(tokenizer, "_jobs", lambda texts: (jobs.append(job) or job for job in make(texts)))
     in_flight = []
     n_ids = 0
-    for _, ids in tokenizer.encode_arrays([(0, text)], threads=2):
+    for _, ids in tokenizer.encode_arrays([(0, text)], n_threads=2):
         n_ids += len(ids)
         in_flight.append(len(jobs))
     assert len(text) > 6 * module.BATCH_CHARS and n_ids == len(tokenizer.encode(text))
     assert max(sum(map(len, pieces)) for _, pieces in jobs) < module.BATCH_CHARS + 2 * module.PIECE_CHARS
     # The first ids come when few jobs were begun, however long the text.
-    assert in_flight[0] <= 1 + module.JOBS_A_THREAD * 2 < len(jobs)
+    assert in_flight[0] <= 1 + threads.JOBS_A_THREAD * 2 < len(jobs)
 
 
 def test_a_tokenizer_with_other_words_than_ours_is_given_texts_whole(

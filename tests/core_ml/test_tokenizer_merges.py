@@ -125,8 +125,8 @@ def test_arrays_hold_the_ids_of_lists(trained: dict[str, Tokenizer]) -> None:
     texts = list(enumerate([*small.SENTENCES, "<|im_end|> is text", "", "é中"] * 30))
     for tokenizer in trained.values():
         lists = list(tokenizer.encode_pieces(texts))
-        for threads in (1, 3):
-            arrays = list(tokenizer.encode_arrays(texts, threads=threads))
+        for n_threads in (1, 3):
+            arrays = list(tokenizer.encode_arrays(texts, n_threads=n_threads))
             assert [(key, ids.tolist()) for key, ids in arrays] == lists
             assert all(ids.dtype == "uint32" for _, ids in arrays)
 
