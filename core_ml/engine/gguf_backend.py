@@ -161,7 +161,7 @@ class GgufBackend:
                     yield Piece(choice, "", finish_reason="length")
                     return
                 body = self._body(job, prompts[place], rooms[place], random.Random(f"{seed}:{choice}"))
-                reader = _Reader(choice, job, echoed, self._ends())
+                reader = _Reader(choice, job, echoed, self.ends)
                 async for event in self.remote.stream("/completion", body):
                     yield (piece := reader.take(event))
                     if piece.finish_reason is not None:
@@ -246,7 +246,8 @@ class GgufBackend:
         told = (await self.remote.post("/completion", body))["completion_probabilities"]
         return _token(told[0], n_top, at) if told else Token(id, None, (), at)
 
-    def _ends(self) -> frozenset[int]:
+    @property
+    def ends(self) -> frozenset[int]:
         """Tokens at which our own sampler stops and llama.cpp may not."""
         if self.tokenizer is None:
             return frozenset()

@@ -20,6 +20,7 @@ ORDER = (
     "reward",
     "rlhf",
     "evaluate",
+    "export",
 )
 
 
