@@ -155,12 +155,12 @@ class _StopRequest:
     def __init__(self, parent: int | None) -> None:
         self._parent = parent
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ranks.ask_to_stop())
+            signal.signal(number, lambda *_: ranks.wish(ranks.STOP))
 
     def __call__(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
             os._exit(4)  # the lease is not ours any more: nothing may be written
-        return ranks.stopping()
+        return ranks.granted(ranks.STOP)
 
 
 class _EventFile:

@@ -2,7 +2,7 @@
 
 Each rank executes the same generator on its share of every batch, so all tell the same events in the same
 order; only the first writes them down, and only the first writes files. What must be common is added up once
-a step in `total`: the gradients, the loss, and whether a rank was asked to stop. So all leave after the same
+a step in `total`: the gradients, the loss, and whether a rank wishes to stop or to save. So all leave after the same
 step. The order of the data does not depend on the number of ranks: a run may go on with another number.
 """
 
@@ -20,8 +20,9 @@ PATIENCE = timedelta(days=2)
 """How long a rank waits for the others. One that died is noticed by torchrun, which ends the rest."""
 LOST_PEER = 5  # exit code
 
-_asked = False
-_agreed = False
+STOP, SAVE = "stop", "save"
+_wished: set[str] = set()
+_granted: set[str] = set()
 
 
 def rank() -> int:
@@ -36,14 +37,19 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def ask_to_stop() -> None:
-    """Somebody wants this rank to stop; with others beside it, it does when all have heard of it."""
-    global _asked
-    _asked = True
+def wish(what: str) -> None:
+    """This rank wants something that all must do at the same step; alone, it may at once."""
+    _wished.add(what)
 
 
-def stopping() -> bool:
-    return _agreed if count() > 1 else _asked
+def granted(what: str) -> bool:
+    """Whether all have heard of it. It stays granted until `done`."""
+    return what in (_granted if count() > 1 else _wished)
+
+
+def done(what: str) -> None:
+    _wished.discard(what)
+    _granted.discard(what)
 
 
 def relaunch(processes: int | None, arguments: list[str]) -> None:
@@ -70,7 +76,7 @@ def relaunch(processes: int | None, arguments: list[str]) -> None:
 @contextmanager
 def first_alone() -> Iterator[None]:
     """The others enter when the first has left: it has prepared the files that they find ready."""
-    _join()
+    join()
     if not is_first():
         _barrier()
     yield
@@ -79,33 +85,32 @@ def first_alone() -> Iterator[None]:
 
 
 def total(model: "nn.Module", loss: "Tensor") -> "Tensor":
-    """Add up gradients and loss over all ranks, in place; returns the loss.
+    """Add up gradients and loss over all ranks, in place, and hear what the others wish; returns the loss.
 
     A rank divides its loss by the size of the whole batch, so that the sum is the gradient of the mean whatever
-    the shares. All gradients travel as one tensor.
+    the shares. All gradients travel as one tensor, but for those of sharded blocks, which are added up already.
     """
-    global _agreed
     if count() == 1:
         return loss
     import torch
+    from torch.distributed.tensor import DTensor
 
-    _join()
-    params = [param for param in model.parameters() if param.requires_grad]
+    params = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     for param in params:
         if param.grad is None:  # this rank's share of the batch was empty
             param.grad = torch.zeros_like(param)
     grads = [param.grad for param in params if param.grad is not None]
-    extra = torch.stack([loss.detach().float(), loss.new_tensor(float(_asked), dtype=torch.float32)])
-    flat = torch.cat([*(grad.reshape(-1) for grad in grads), extra])
-    _reduce(flat)
-    *parts, summed, asked = flat.split([*(grad.numel() for grad in grads), 1, 1])
+    wishes = loss.new_tensor([float(what in _wished) for what in (STOP, SAVE)], dtype=torch.float32)
+    flat = reduce(torch.cat([*(g.reshape(-1) for g in grads), loss.detach().float().reshape(1), wishes]))
+    *parts, summed, stop, save = flat.split([*(grad.numel() for grad in grads), 1, 1, 1])
     for grad, part in zip(grads, parts, strict=True):
         grad.copy_(part.view_as(grad))
-    _agreed = asked.item() > 0
+    _granted.update(what for what, heard in ((STOP, stop), (SAVE, save)) if heard.item() > 0)
     return summed[0]
 
 
-def _join() -> None:
+def join() -> None:
+    """Meet the other ranks."""
     import torch
     import torch.distributed as dist
 
@@ -113,22 +118,25 @@ def _join() -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
 
 
+def reduce(tensor: "Tensor") -> "Tensor":
+    """The sum over all ranks, in place."""
+    import torch.distributed as dist
+
+    if count() > 1:
+        join()
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            _leave(error)
+    return tensor
+
+
 def _barrier() -> None:
     import torch
 
     from core_ml.model.device import choose
 
-    if count() > 1:
-        _reduce(torch.zeros(1, device=choose()))
-
-
-def _reduce(tensor: "Tensor") -> None:
-    import torch.distributed as dist
-
-    try:
-        dist.all_reduce(tensor)
-    except RuntimeError as error:
-        _leave(error)
+    reduce(torch.zeros(1, device=choose()))
 
 
 def _leave(error: Exception) -> NoReturn:

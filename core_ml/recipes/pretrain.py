@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from core_ml import ranks
+from core_ml.errors import UserError
 from core_ml.events import Event, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.config import CORE_FLOPS, PretrainConfig
@@ -25,7 +26,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.model.energy import Energy
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
-    from core_ml.training import fast
+    from core_ml.training import fast, sharding
     from core_ml.training.evaluate import Validation
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import backward
@@ -48,6 +49,14 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     torch.manual_seed(config.seed)
     model = GPT(config.network(tokenizer.vocab_size)).to(target)
+    if config.shard:
+        if config.batch_size % ranks.count():
+            raise UserError(
+                f"batch_size {config.batch_size} must be a multiple of the {ranks.count()} processes where the "
+                "network is sharded",
+                field="batch_size",
+            )
+        sharding.shard(model)
     opts = optimizers(model, config.muon_lr, config.adam_lr)
     peak = ranks.count() * device.peak_flops(target)
     tokens_per_step = config.batch_size * config.seq_len
@@ -96,7 +105,9 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     def sample(step: int) -> Generator[Event, None, None]:
         with update.averaged():
-            for text in _samples(model, tokenizer, prompts, config.sample_tokens, config.seed):
+            for text in _samples(
+                sharding.whole(model), tokenizer, prompts, config.sample_tokens, config.seed
+            ):
                 yield replace(text, step=step)
 
     loop = Loop(
@@ -114,12 +125,15 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         keep_every=config.keep_every,
     )
     yield from loop.run(workspace)
-    if not ranks.is_first():
-        return
-
     best = workspace.state_of(notes["best"]) if config.publish == "best" else None
     if best is not None:
         update.read(best)
+    with update.averaged():
+        published = sharding.whole(model)
+        if not ranks.is_first():
+            return
+        writer = workspace.create("checkpoint", "checkpoint", role="base")
+        checkpoint.save(published, tokenizer, writer.path)
     n_tokens = config.steps * tokens_per_step
     summary: dict[str, Any] = {
         "val_bits_per_byte": round(dict(notes["curve"])[notes["best"] if best else config.steps], 4),
@@ -135,9 +149,6 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         "tokens_per_second": round(n_tokens / max(1e-9, notes["seconds"])),
         "device": target.type,
     }
-    writer = workspace.create("checkpoint", "checkpoint", role="base")
-    with update.averaged():
-        checkpoint.save(model, tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
     yield Summary({**summary, "findings": findings(summary)})
 
@@ -150,6 +161,8 @@ def _compiles(
     from core_ml.training import fast
     from core_ml.training.loss import backward
 
+    if config.shard:
+        return False  # a probe of one rank alone would wait for the others' shares for ever
     note = f"compiled-{ranks.rank()}.json"
     known = workspace.read_json(note)
     if known is None:

@@ -129,6 +129,12 @@ class PretrainConfig(RecipeConfig):
     keep_every: int | None = setting(
         None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1
     )
+    shard: bool = setting(
+        False,
+        "Keep one share of every layer's weights and optimizer state on each process, for networks that do not fit "
+        "on one GPU.",
+        group=MACHINE,
+    )
     threads: int | None = setting(
         None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
     )

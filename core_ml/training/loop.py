@@ -85,7 +85,9 @@ class Loop:
                                 told.append(event)
                     todo.pop(0)
                     queue.extend(told)
-                late = step == self.steps or time.monotonic() - saved > self.save_every
+                if time.monotonic() - saved > self.save_every:
+                    ranks.wish(ranks.SAVE)  # clocks differ, and a sharded state is made by all
+                late = step == self.steps or ranks.granted(ranks.SAVE)
                 if step > saved_step and (late or self._keeps(step)):
                     self._save(workspace, step, todo, queue)
                     saved, saved_step = time.monotonic(), step
@@ -141,8 +143,7 @@ class Loop:
         return restored
 
     def _save(self, workspace: Workspace, step: int, todo: list[str], queue: deque[Event]) -> None:
-        if not ranks.is_first():
-            return
+        ranks.done(ranks.SAVE)
         kept = {"notes": self.notes, "todo": todo, "queue": [to_line(event, 0, 0) for event in queue]}
         write = self.capture(json.loads(json.dumps(kept)))
         best, multiple = self.notes.get("best"), self.keep_every
@@ -150,7 +151,8 @@ class Loop:
         def keep(other: int) -> bool:
             return other == best or (multiple is not None and other > 0 and other % multiple == 0)
 
-        self._saving.begin(lambda: workspace.save_state(step, write, self.keep_last, keep))
+        if ranks.is_first():
+            self._saving.begin(lambda: workspace.save_state(step, write, self.keep_last, keep))
 
 
 class _Saving:

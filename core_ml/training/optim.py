@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core_ml.model.gpt import GPT
+from core_ml.training.sharding import full, is_sharded, scale_grads, share_like, total_norm
 
 
 class Muon(torch.optim.Optimizer):
@@ -26,11 +27,14 @@ class Muon(torch.optim.Optimizer):
                 if param.grad is not None:
                     by_shape.setdefault(param.shape, []).append(param)
             for shape, params in by_shape.items():
-                updates = orthogonal(torch.stack([self._nesterov(p, group["momentum"]) for p in params]))
+                # A share of a matrix has other directions than the whole: sharded ones come together for this.
+                updates = orthogonal(
+                    torch.stack([full(self._nesterov(p, group["momentum"])) for p in params])
+                )
                 # Tall matrices map few numbers to many: without the factor their outputs would move less.
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for param, update in zip(params, updates, strict=True):
-                    param.add_(update, alpha=-group["lr"] * scale)
+                    param.add_(share_like(update, param), alpha=-group["lr"] * scale)
 
     def _nesterov(self, param: nn.Parameter, momentum: float) -> Tensor:
         assert param.grad is not None
@@ -61,10 +65,16 @@ def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.O
     named = list(model.named_parameters())
     matrices = [param for name, param in named if name.startswith("blocks.") and param.dim() == 2]
     others = [param for name, param in named if not (name.startswith("blocks.") and param.dim() == 2)]
+    # One kernel takes all parameters of a group, and cannot take whole ones and shares together.
+    groups = [[p for p in others if is_sharded(p) == sharded] for sharded in (False, True)]
     return [
         Muon(matrices, muon_lr),
-        # foreach and fused kernels add in their own order; the fused one is the fastest and as repeatable.
-        torch.optim.AdamW(others, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        *(
+            # foreach and fused kernels add in their own order; the fused one is the fastest and as repeatable.
+            torch.optim.AdamW(group, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+            for group in groups
+            if group
+        ),
     ]
 
 
@@ -78,7 +88,7 @@ def scale_lr(optimizers: Sequence[torch.optim.Optimizer], share: float) -> float
 
 def clip(model: nn.Module, max_norm: float | None) -> float:
     """The norm of all gradients together, before they are scaled down to `max_norm` where one is given."""
-    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    norm = total_norm(model)
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        scale_grads(model, max_norm, norm)
     return norm.item()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core_ml.errors import UserError
 from core_ml.model.device import precision, use_precision
+from core_ml.training.sharding import full, share_like
 
 TENSORS, NOTES = "state.safetensors", "state.json"
 
@@ -38,7 +39,9 @@ def capture(
         for index, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = value
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    copies = {
+        name: full(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
     dtype = str(precision(next(model.parameters()).device)).removeprefix("torch.")
     state = json.dumps({"threads": torch.get_num_threads(), "precision": dtype, "notes": notes})
 
@@ -61,29 +64,43 @@ def read(
     """
     tensors = load_file(path / TENSORS)
     state = json.loads((path / NOTES).read_text())
-    try:
-        model.load_state_dict(_below("model/", tensors))
-    except RuntimeError as error:
-        raise UserError(
-            f"the saved state does not fit this config: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    for name, value in _below("average/", tensors).items() if average else ():
-        average[name].copy_(value)  # type: ignore[index]
+    own = model.state_dict()
+    _restore(_below("model/", tensors), own)
+    if average:
+        _restore(_below("average/", tensors), average)
     for number, optimizer in enumerate(optimizers):
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, number)})
+        optimizer.load_state_dict(
+            {**optimizer.state_dict(), "state": _optimizer_state(tensors, number, optimizer)}
+        )
     torch.set_rng_state(tensors["rng/cpu"])
     torch.set_num_threads(state["threads"])
     use_precision(state["precision"])
     return state["notes"]
 
 
+@torch.no_grad()
+def _restore(saved: dict[str, Tensor], into: dict[str, Tensor]) -> None:
+    for name in sorted(saved.keys() | into.keys()):
+        if name not in saved or name not in into or saved[name].shape != into[name].shape:
+            raise UserError(
+                f"the saved state does not fit this config: {name} is missing or of another shape"
+            )
+        into[name].copy_(share_like(saved[name].to(into[name].dtype), into[name]))
+
+
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _optimizer_state(tensors: dict[str, Tensor], number: int) -> dict[int, dict[str, Tensor]]:
+def _optimizer_state(
+    tensors: dict[str, Tensor], number: int, optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _below(f"optimizer/{number}/", tensors).items():
         index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = tensor
+        param = params[int(index)]
+        # A count of steps has no shape to cut.
+        value = share_like(tensor, param) if tensor.shape == param.shape else tensor
+        state.setdefault(int(index), {})[key] = value
     return state

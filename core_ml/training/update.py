@@ -14,6 +14,7 @@ from core_ml.model.device import memory_bytes
 from core_ml.training import state
 from core_ml.training.guard import Guard
 from core_ml.training.optim import clip, scale_lr
+from core_ml.training.sharding import is_sharded
 
 Share = Callable[[int], float]
 """The share of the peak learning rate at an update, the first of which is 1."""
@@ -98,6 +99,8 @@ class Update:
             self.average[name].copy_(held)
 
     def capture(self, notes: dict[str, Any]) -> Callable[[Path], None]:
+        if not ranks.is_first() and not any(map(is_sharded, self.model.parameters())):
+            return lambda path: None  # it would be thrown away
         return state.capture(self.model, self.optimizers, notes, self.average)
 
     def read(self, path: Path) -> dict[str, Any]:

@@ -145,5 +145,28 @@ def test_shared_training_is_stopped_killed_and_goes_on_alone(inputs: dict[str, P
     assert near(small.curves(kept)["loss"], small.curves(undisturbed)["loss"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_sharded_network_learns_as_a_whole_one_and_goes_on_as_one(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    config = SMALL | {"steps": 30, "grad_clip": 0.5, "ema": 0.9}
+    undisturbed = Child("pretrain", tmp_path / "whole", inputs, config).end()
+    sharded = Child("pretrain", tmp_path / "out", inputs, config | {"processes": 2, "shard": True})
+    sharded.wait_for_step(6)
+    os.killpg(sharded.process.pid, signal.SIGTERM)
+    told = sharded.end()
+    assert isinstance(told[-1], Stopped), sharded.errors
+    again = Child("pretrain", tmp_path / "out", inputs, config | {"processes": 2, "shard": True})
+    again.wait_for_step(small.curves(told)["loss"][-1][0] + 3)
+    os.killpg(again.process.pid, signal.SIGTERM)
+    more = again.end()
+    assert isinstance(more[-1], Stopped), again.errors
+    rest = Child("pretrain", tmp_path / "out", inputs, config).end()
+    assert isinstance(rest[-1], Done)
+    for name in ("loss", "grad_norm", "val_bits_per_byte"):
+        ours, theirs = (small.curves(events)[name] for events in ([*told, *more, *rest], undisturbed))
+        assert near(ours, theirs), name
+
+
 def test_recipes_that_can_be_shared_say_so() -> None:
     assert pretrain.RECIPE.parallel and sft.RECIPE.parallel
