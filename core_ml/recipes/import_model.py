@@ -55,7 +55,8 @@ def run(config: ImportModelConfig, workspace: Workspace) -> Iterator[Event]:
     yield Resumed(-1)
     if config.hub is not None:
         yield Progress(0, 2, "steps", f"downloading {config.hub}")
-        folder = download(config.hub, config.revision, workspace.state / "hub")
+        folder = workspace.state / "hub"
+        source = f"{config.hub}@{download(config.hub, config.revision, folder)}"
         name = config.hub.partition("/")[2]
     else:
         if config.path is None:
@@ -63,12 +64,11 @@ def run(config: ImportModelConfig, workspace: Workspace) -> Iterator[Event]:
         folder = Path(config.path)
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder on this machine: name a model's folder", field="path")
-        name = folder.name
+        source, name = str(folder), folder.name
     yield Progress(1, 2, "steps", "reading weights")
     writer = workspace.create("checkpoint", "checkpoint", role=config.role, name=name[:100] or workspace.name)
     try:
         summary = bring_in(folder, writer.path, config.role, config.chat_tokens)
-        source = f"{config.hub}@{config.revision}" if config.hub else str(folder)
         yield workspace.made("checkpoint", writer.finish({**summary, "source": source}))
     finally:
         writer.discard()
@@ -76,19 +76,21 @@ def run(config: ImportModelConfig, workspace: Workspace) -> Iterator[Event]:
     yield Summary({**summary, "source": source})
 
 
-def download(id: str, revision: str, target: Path) -> Path:
-    """The files of a model on the hub that are read here; a download that was cut off goes on.
+def download(id: str, revision: str, target: Path) -> str:
+    """Fetch the files of a model on the hub that are read here; a download that was cut off goes on.
 
+    Returns: the commit that `revision` stands for.
     Raises: UserError, in one sentence, where the hub cannot be reached or has no such model.
     """
-    import httpx
-    import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import HfApi, errors
 
     from core_ml.exchange.incoming import READ
 
+    hub = HfApi()
     try:
-        huggingface_hub.snapshot_download(id, revision=revision, local_dir=target, allow_patterns=list(READ))
+        # Asked first: a download of what is not there would look like a hub that cannot be reached.
+        commit = str(hub.model_info(id, revision=revision).sha)
+        hub.snapshot_download(id, revision=commit, local_dir=target, allow_patterns=list(READ))
     except errors.GatedRepoError:
         raise UserError(
             f"{id} is given only to those who have accepted its licence on the hub", field="hub"
@@ -97,13 +99,18 @@ def download(id: str, revision: str, target: Path) -> Path:
         raise UserError(
             f"the hub has no model {id} at {revision}, or not for everybody", field="hub"
         ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError, httpx.HTTPError) as error:
+    except (
+        errors.HfHubHTTPError,
+        errors.HTTPError,
+        errors.LocalEntryNotFoundError,
+        ConnectionError,
+    ) as error:
         raise UserError(
             f"the Hugging Face hub cannot be reached from this machine ({type(error).__name__}): bring {id} here "
             "as a folder and import that",
             field="hub",
         ) from None
-    return target
+    return commit
 
 
 RECIPE = Recipe(
