@@ -23,10 +23,11 @@ class SftConfig(RecipeConfig):
         unit="tokens",
         ge=16,
     )
-    batching: Literal["by_length", "packed"] = setting(
-        "by_length",
-        "Conversations of like length go together, or several of any length fill a row, where none sees another. "
-        "The first is quicker where most are short; the second mixes lengths in every update.",
+    batching: Literal["packed", "by_length"] = setting(
+        "packed",
+        "Several conversations of any length fill a row, where none sees another, or those of like length go "
+        "together. The first mixes lengths in every update, and so learns more from as many; an update of the second "
+        "is a little quicker.",
     )
     seed: int = setting(0, "The same seed gives the same order of conversations.", ge=0, le=2**31 - 1)
     muon_lr: float = setting(0.035, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)

@@ -100,8 +100,10 @@ def test_adapters_are_tuned_stopped_and_merged(inputs: dict[str, Path], tmp_path
     assert changed and all(name.startswith("blocks.") for name in changed)
 
 
-def test_packed_rows_teach_as_well_and_resume_to_the_bit(inputs: dict[str, Path], tmp_path: Path) -> None:
-    config = read_config(RECIPE, {**SMALL, "batching": "packed"})
+def test_batches_of_like_length_teach_as_well_and_resume_to_the_bit(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    config = read_config(RECIPE, {**SMALL, "batching": "by_length"})
     undisturbed = list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "whole", **inputs)))
     curve = [value for _, value in small.curves(undisturbed)["val_loss"]]
     assert curve[-1] < 0.6 * curve[0]
