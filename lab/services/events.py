@@ -123,7 +123,7 @@ def store(held: Run | Shard, batch: Batch) -> Last | None:
         for event, _ in batch.events:
             if isinstance(event, Resumed) and isinstance(held, Run):
                 _forget_after(run, event.step)
-        _store_rows(run, batch.events)
+        _store_rows(run, _not_taken_back(batch.events))
         for event, _ in batch.events:
             if isinstance(event, Artifact):
                 artifacts.register(run, event.output)
@@ -191,6 +191,20 @@ def _forget_after(run: Run, step: int) -> None:
     run.samples.filter(step__gt=step).delete()
     run.figures.filter(step__gt=step).delete()
     Attempt.objects.filter(run=run, number=run.attempt).update(resumed_step=step)
+
+
+def _not_taken_back(events: list[tuple[Event, float]]) -> list[tuple[Event, float]]:
+    """A batch without what a later event in it takes back: a run may go back while it trains."""
+    kept: list[tuple[Event, float]] = []
+    for event, time in events:
+        if isinstance(event, Resumed):
+            kept = [
+                (one, at)
+                for one, at in kept
+                if not isinstance(one, Metric | Sample | Figure) or one.step <= event.step
+            ]
+        kept.append((event, time))
+    return kept
 
 
 def _store_rows(run: Run, events: list[tuple[Event, float]]) -> None:
