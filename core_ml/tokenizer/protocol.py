@@ -8,6 +8,7 @@ the tokenizer.
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -55,7 +56,7 @@ class Protocol(BaseModel):
     def save(self, folder: Path) -> None:
         write_atomically(folder / FILE, json.dumps(self.model_dump(), indent=1))
 
-    @property
+    @cached_property
     def marks(self) -> set[str]:
         """The special tokens that a tokenizer needs for it."""
         pieces = (*self.begin, *self.opening, *self.closing, self.end)

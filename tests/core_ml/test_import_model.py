@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import openai
 import pytest
 import torch
 import transformers
@@ -23,6 +24,7 @@ from tests.core_ml import published, small
 from tests.core_ml.models import workspace, write_checkpoint
 from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, WITH_SYSTEM, theirs
 from tests.core_ml.test_sft import SMALL
+from tests.engines import KEY, running
 
 MESSAGES = [{"role": "user", "content": "What is 1 + 2?"}]
 
@@ -303,3 +305,31 @@ def test_a_model_that_the_hub_does_not_have_is_told(hub, tmp_path):
     folder(tmp_path / "in", None)
     with pytest.raises(UserError, match="the hub has no model some/other at main"):
         bring(tmp_path, hub="some/other")
+
+
+def test_the_engine_serves_imported_models(tmp_path):
+    """Chat in the model's own protocol, completion without one, and a sentence where there is none to chat in."""
+    wanted = folder(tmp_path / "in", WITH_SYSTEM)
+    for role in ("chat", "base"):
+        made = bring(tmp_path / role, path=str(tmp_path / "in"), role=role)
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / role / "out").rename(tmp_path / "root" / role)
+        # Ids of artifacts are the run's; here both would be "r1".
+        manifest = tmp_path / "root" / role / "checkpoint" / "manifest.json"
+        changed = made.manifest.model_copy(update={"id": f"{role}-checkpoint", "name": role})
+        manifest.write_text(changed.model_dump_json())
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    ids = spoken.apply_chat_template(
+        MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = wanted.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    answer = answer[0, ids["input_ids"].size(1) :].tolist()
+    with running(tmp_path / "root") as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+        said = client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=8, temperature=0)
+        assert said.choices[0].model_extra["token_ids"] == answer
+        assert said.usage.prompt_tokens == ids["input_ids"].size(1)
+        told = client.completions.create(model="base", prompt="Count", max_tokens=4, temperature=0)
+        assert told.usage.completion_tokens == 4
+        with pytest.raises(openai.BadRequestError, match="no tokens for conversations"):
+            client.chat.completions.create(model="base", messages=MESSAGES, max_tokens=8)
