@@ -82,7 +82,9 @@ def read(fields: Fields) -> tuple[Family, GPTConfig]:
         field = ".".join(map(str, first["loc"])) or "config"
         raise UserError(f"config.json describes no network that fits here: {field}: {first['msg']}") from None
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"config.json is damaged: {str(error)[:200]}") from None
+        raise UserError(
+            f"config.json is damaged: a setting is not of its kind ({str(error)[:200]})"
+        ) from None
 
 
 def write(config: GPTConfig, preferred: str | None = None) -> tuple[Family, Fields]:

@@ -65,6 +65,15 @@ def _write(config: GPTConfig, act: str = "hidden_act") -> Fields:
     }
 
 
+def _check_width(fields: Fields) -> None:
+    """Two families refuse such a width even where heads have one of their own."""
+    if fields["hidden_size"] % fields["num_attention_heads"]:
+        raise UserError(
+            f"hidden_size {fields['hidden_size']} must be a multiple of num_attention_heads "
+            f"{fields['num_attention_heads']}"
+        )
+
+
 def _activation(name: str) -> Activation:
     if name not in ACTIVATIONS:
         raise UserError(f"the activation {name[:40]!r} is not covered: {', '.join(ACTIVATIONS)} are")
@@ -186,6 +195,7 @@ def write_gpt2(config: GPTConfig) -> Fields:
 
 
 def read_llama(fields: Fields) -> Fields:
+    _check_width(fields)
     bias = fields.get("attention_bias", False)
     return _read(fields) | {"qkv_bias": bias, "out_bias": bias, "ff_bias": fields.get("mlp_bias", False)}
 
@@ -230,6 +240,7 @@ def write_qwen3(config: GPTConfig) -> Fields:
 
 def read_gemma2(fields: Fields) -> Fields:
     _refuse(fields, "use_bidirectional_attention")
+    _check_width(fields)
     bias = fields.get("attention_bias", False)
     return {
         **_read(

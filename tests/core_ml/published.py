@@ -68,6 +68,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "nanochat": ("nanochat", {}),
+    "nanochat, heads of a width of their own": ("nanochat", {"head_dim": 12, "num_attention_heads": 6}),
+    "qwen2, heads of a width of their own": ("qwen2", {"head_dim": 12, "num_attention_heads": 6}),
     "nanochat, biased": ("nanochat", {"attention_bias": True, "final_logit_softcapping": None}),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Networks of published families: ours computes what `transformers` computes, and they leave as they came."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,22 @@ def test_a_network_of_no_family_is_told_what_stands_in_the_way(changes, named):
     assert named in error.value.message
 
 
+def test_a_width_that_llama_refuses_leaves_as_another_family():
+    shared = {
+        "qk_norm": None,
+        "norm_weight": "plain",
+        "embedding_norm": False,
+        "gated": True,
+        "activation": "silu",
+    }
+    fits = GPTConfig(vocab_size=64, d_model=40, n_head=4, n_kv_head=2, head_width=8, **shared)
+    odd = fits.model_copy(update={"d_model": 42})
+    assert families.write(fits)[0].name == "llama"
+    family, fields = families.write(odd)
+    assert family.name == "mistral"
+    transformers.AutoConfig.for_model(**fields)  # which would raise ValueError for a Llama
+
+
 def test_settings_that_do_nothing_stand_in_no_way():
     plain = GPTConfig(vocab_size=300)
     odd = plain.model_copy(update={"window_pattern": (True, False), "norm_bias": True, "head_width": 32})
@@ -179,8 +196,10 @@ def change(folder: Path, **fields: object) -> Path:
             "partial_rotary_factor",
         ),
         ({"rope_parameters": [4]}, "damaged"),
-        ({"hidden_size": None}, "d_model"),
-        ({"num_attention_heads": 0}, "n_head"),
+        ({"hidden_size": None}, "damaged: a setting is not of its kind"),
+        ({"num_attention_heads": 0}, "damaged: a setting is not of its kind"),
+        ({"num_attention_heads": 3}, "must be a multiple"),
+        ({"head_dim": 7}, "head_width even"),
         ({"num_hidden_layers": 10**9}, "n_layer"),
         ({"num_key_value_heads": 3}, "n_kv_head"),
         ({"vocab_size": 97}, "lm_head.weight is [96, 32] and must be [97, 32]"),
@@ -218,3 +237,85 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.norm\.weight holds numbers that are not finite"):
         huggingface.load(tmp_path)
+
+
+# Settings as they stand in the folders on the hub, written by older and newer versions of the library, and the
+# number of parameters that their authors state.
+RELEASED = {
+    "gpt2": (
+        {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
+         "layer_norm_epsilon": 1e-05, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
+         "n_positions": 1024, "vocab_size": 50257},
+        124_439_808,
+    ),
+    "Llama-3.2-1B": (
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": False, "head_dim": 64,
+         "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072,
+         "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+         "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": True,
+         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                          "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+         "vocab_size": 128256},
+        1_235_814_400,
+    ),
+    "Qwen2.5-0.5B": (
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "hidden_size": 896,
+         "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
+         "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+         "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+         "use_sliding_window": False, "vocab_size": 151936},
+        494_032_768,
+    ),
+    "Qwen3-0.6B": (
+        {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128,
+         "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+         "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+         "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+         "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936},
+        596_049_920,
+    ),
+    "gemma-2-2b": (
+        {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "attention_bias": False,
+         "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid", "final_logit_softcapping": 30.0,
+         "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+         "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 8192,
+         "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+         "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
+         "vocab_size": 256000},
+        2_614_341_888,
+    ),
+    "Mistral-7B-v0.1": (
+        {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "hidden_act": "silu",
+         "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+         "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+         "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000},
+        7_241_732_096,
+    ),
+    "SmolLM3-3B": (
+        {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False,
+         "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 11008,
+         "layer_types": ["full_attention"] * 36, "max_position_embeddings": 65536, "max_window_layers": 28,
+         "mlp_bias": False, "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9,
+         "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4, "rms_norm_eps": 1e-06,
+         "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False,
+         "vocab_size": 128256},
+        3_075_098_624,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_networks_have_the_size_that_their_authors_state(name):
+    fields, n_parameters = RELEASED[name]
+    family, config = families.read(fields)
+    assert config.n_parameters == n_parameters
+    pieces = [piece for parts in family.layout(config).values() for piece in parts]
+    assert sum(math.prod(piece.shape) for piece in pieces) == n_parameters
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**fields))
+    state = {name: list(tensor.shape) for name, tensor in theirs.state_dict().items()}
+    if config.tie_embeddings:
+        state.pop("lm_head.weight")
+    assert {piece.name: piece.shape for piece in pieces} == state
+    again, written = families.write(config, preferred=family.name)
+    assert (again, families.read(written)[1]) == (family, config)
