@@ -79,8 +79,8 @@ def read(fields: Fields) -> tuple[Family, GPTConfig]:
         raise UserError(f"config.json lacks {error.args[0]!r}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "config"
-        raise UserError(f"config.json describes no network that fits here: {field}: {first['msg']}") from None
+        text = ": ".join((*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")))
+        raise UserError(f"config.json describes no network that fits here: {text}") from None
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(
             f"config.json is damaged: a setting is not of its kind ({str(error)[:200]})"

@@ -199,7 +199,7 @@ def change(folder: Path, **fields: object) -> Path:
         ({"hidden_size": None}, "damaged: a setting is not of its kind"),
         ({"num_attention_heads": 0}, "damaged: a setting is not of its kind"),
         ({"num_attention_heads": 3}, "must be a multiple"),
-        ({"head_dim": 7}, "head_width even"),
+        ({"head_dim": 7}, "head_width 7 even"),
         ({"num_hidden_layers": 10**9}, "n_layer"),
         ({"num_key_value_heads": 3}, "n_kv_head"),
         ({"vocab_size": 97}, "lm_head.weight is [96, 32] and must be [97, 32]"),
