@@ -12,6 +12,7 @@ from lab.api import (
     labeling,
     models,
     runs,
+    served,
     system,
     tokenizers,
     tours,
@@ -44,6 +45,7 @@ api.add_router("/datasets", datasets.router)
 api.add_router("/datasets", crawls.router)
 api.add_router("/tokenizers", tokenizers.router)
 api.add_router("/checkpoints", models.checkpoints)
+api.add_router("/models", served.router)
 api.add_router("/artifacts", artifacts.router)
 api.add_router("/labeling", labeling.router)
 api.add_router("/tours", tours.router)

@@ -11,6 +11,7 @@ from http import HTTPMethod
 from typing import Any
 
 import httpx
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -20,6 +21,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from lab.models import ROLES
 from lab.security import engine_problem
+from lab.services import served
 
 TIMEOUT = httpx.Timeout(600, connect=5)
 """A long completion behind a full batch may take minutes; whether the engine is there is known at once."""
@@ -27,6 +29,7 @@ PASSED_ON = ("content-type", "x-request-id", "cache-control")
 ABSENT = (
     "The engine does not answer: it is starting, or it has stopped. Its log is in LAB_HOME/logs/engine.log."
 )
+KEY_REFUSED = "The engine does not take the lab's key: start both with the same ENGINE_KEY."
 LOST = "The engine stopped in the middle of this answer: ask again."
 
 
@@ -55,15 +58,23 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 async def _forward(request: Any, address: str) -> HttpResponseBase:
     if request.role is None or ROLES.index(request.role) < ROLES.index("researcher"):
         return _error(403, "The engine answers to researchers and administrators.")
+    sources = await sync_to_async(served.sources)()
     client = _client()
     try:
         asked = client.build_request(
             HTTPMethod(request.method),
             httpx.URL(path=address),
             content=request.body if request.method == "POST" else None,
-            headers={"Content-Type": request.headers.get("Content-Type", "")},
+            headers={
+                "Content-Type": request.headers.get("Content-Type", ""),
+                "x-sources": sources["version"],
+            },
         )
         answer = await client.send(asked, stream=True)
+        if answer.status_code == 428:  # the engine was started anew, or the list has changed
+            await answer.aclose()
+            (await client.put("/sources", json=sources)).raise_for_status()
+            answer = await client.send(asked, stream=True)
         headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         if headers.get("content-type", "").startswith("text/event-stream"):
             # nginx would otherwise keep the tokens until its buffer is full.
@@ -71,13 +82,15 @@ async def _forward(request: Any, address: str) -> HttpResponseBase:
             relayed, client = _relay(client, answer), None  # the stream closes it
             return StreamingHttpResponse(relayed, status=answer.status_code, headers=headers)
         body = await answer.aread()
+    except httpx.HTTPStatusError:
+        return _error(503, KEY_REFUSED)
     except (httpx.TransportError, OSError):
         return _error(503, ABSENT)
     finally:
         if client is not None:
             await client.aclose()
     if answer.status_code == 401:
-        return _error(503, "The engine does not take the lab's key: start both with the same ENGINE_KEY.")
+        return _error(503, KEY_REFUSED)
     return HttpResponse(body, status=answer.status_code, headers=headers)
 
 

@@ -5,6 +5,7 @@ from lab.models.artifact import Artifact
 from lab.models.labeling import FLAGS, Group, Lease, Project, Ranking
 from lab.models.metric import MetricChunk
 from lab.models.run import Attempt, Figure, IdempotencyKey, LogLine, Run, RunInput, Sample, Shard
+from lab.models.served import ModelAddress, ModelFile
 from lab.models.tour import Tour
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Lease",
     "LogLine",
     "MetricChunk",
+    "ModelAddress",
+    "ModelFile",
     "Project",
     "Ranking",
     "Run",

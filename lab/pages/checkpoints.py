@@ -2,17 +2,21 @@
 
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import path
+from django.views.decorators.http import require_POST
 
 from core_ml.artifact import ROLES
 from core_ml.errors import UserError
+from lab.errors import Invalid
 from lab.models import Artifact, Run, Sample
 from lab.pages import lineage
 from lab.queries import artifacts, report_cards
 from lab.queries.lineage import ancestors
+from lab.services import runs
 from lab.templatetags.lab import number
 
 STAGES = {"base": "base", "chat": "assistant", "reasoner": "reasoner", "aligned": "aligned", "reward": "aligned", "player": "arena"}  # fmt: skip
@@ -32,6 +36,7 @@ HEADLINES = (
     ("val_reward_last", "reward"),
 )
 N_SAMPLES = 3
+EXPORT_PRESETS = (("f16", "GGUF f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"), ("huggingface", "Hugging Face"))
 
 
 def headline(artifact: Artifact) -> str:
@@ -80,6 +85,8 @@ def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
         or (artifact.run.summary.get("findings") if artifact.run else []),
         "rewards": report_cards.reward_card(artifact) if artifact.role == "reward" else [],
         "n_runs": len(ancestors(artifact)[0]),
+        "exports": _exports(artifact),
+        "export_presets": EXPORT_PRESETS,
     }
     try:
         context["network"] = report_cards.network(artifacts.path(artifact))
@@ -93,6 +100,35 @@ def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
     if card and card.findings:
         context["findings"] = card.findings
     return render(request, "checkpoints/checkpoint.html", context)
+
+
+@require_POST
+def take_home(request: HttpRequest, id: str) -> HttpResponse:
+    """Queue an export at a click: measured on the texts that the model comes from, where the lab has them."""
+    artifact = artifacts.visible("checkpoint").filter(pk=id[:80].replace("\0", "")).first()
+    if artifact is None:
+        raise Http404
+    documents = [one.pk for one in ancestors(artifact)[2].values() if one.form == "documents"][:4]
+    preset = request.POST.get("as", "")
+    inputs: dict[str, Any] = {"checkpoint": artifact.pk} | ({"documents": documents} if documents else {})
+    try:
+        run = runs.submit(
+            kind="export",
+            preset=preset,
+            inputs=inputs,
+            name=f"{artifact.name[:80]} as {preset[:12]}",
+            account=request.user,
+        )  # type: ignore[arg-type]
+    except Invalid as error:
+        messages.error(request, str(error))
+        return redirect("checkpoint", artifact.pk)
+    return redirect("run", run.pk)
+
+
+def _exports(artifact: Artifact) -> list[Artifact]:
+    """Its exports, the newest first."""
+    found = artifacts.visible("export").filter(run__inputs__artifact=artifact).distinct()
+    return list(found[:8])
 
 
 def _samples(run: Run | None, card: report_cards.ReportCard | None) -> list[Sample]:
@@ -120,4 +156,5 @@ def _facts(artifact: Artifact) -> list[tuple[str, Any]]:
 urlpatterns = [
     path("checkpoints", checkpoints, name="checkpoints"),
     path("checkpoints/<str:id>", checkpoint, name="checkpoint"),
+    path("checkpoints/<str:id>/export", take_home, name="take_home"),
 ]

@@ -13,16 +13,17 @@ from core_ml.errors import UserError
 from core_ml.model.checkpoint import read_config
 from core_ml.tokenizer.tokenizer import BOS
 from lab.models import Artifact
-from lab.queries import artifacts, lineage
+from lab.queries import artifacts, lineage, served
 from lab.templatetags.lab import stone
 
 SILENT = ("reward", "player")
 """Roles of models that do not speak."""
 MAX_MODELS = 60
+BEYOND = {"file": "GGUF", "address": "elsewhere"}
 
 
 def playground(request: HttpRequest) -> HttpResponse:
-    models = [_described(one) for one in speakers()[:MAX_MODELS]]
+    models = [_described(one) for one in speakers()[:MAX_MODELS]] + _beyond()
     known = [model["id"] for model in models]
     chosen = [id for id in request.GET.getlist("model") if id in known][:2] or known[:1]
     context = {
@@ -48,6 +49,29 @@ def speakers() -> Any:
     return artifacts.visible("checkpoint").exclude(role__in=SILENT)
 
 
+def _beyond() -> list[dict[str, Any]]:
+    """Exports as GGUF, files and addresses: the engine asks them in the same way."""
+    told = [
+        {"id": one.pk, "name": one.name, "role": one.summary.get("role") or "", "read": True, "echoes": True}
+        | {"number": one.run_id or "", "stone": stone(one.run.status) if one.run else "people"}
+        for one in artifacts.visible("export")[:MAX_MODELS]
+        if one.summary.get("format") == "gguf"
+    ]
+    for kind, found in (("file", served.files()), ("address", served.addresses())):
+        told += [
+            {
+                "id": f"{kind}-{one.pk}",
+                "name": one.name,
+                "role": BEYOND[kind],
+                "read": False,
+                "echoes": kind == "file",
+            }
+            | {"number": "", "stone": "empty"}
+            for one in found[:MAX_MODELS]
+        ]
+    return [one | {"vocab_size": None, "max_seq_len": None, "bos": None} for one in told]
+
+
 def _described(artifact: Artifact) -> dict[str, Any]:
     run = artifact.run
     return {
@@ -56,6 +80,8 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "role": artifact.role,
         "number": run.pk if run else "",
         "stone": stone(run.status) if run else "people",
+        "read": True,
+        "echoes": True,
         **_shape(str(artifacts.path(artifact))),
     }
 
@@ -77,7 +103,8 @@ def _shape(folder: str) -> dict[str, Any]:
 
 def search(request: HttpRequest) -> JsonResponse:
     """Where a passage stands, word for word, in the documents that a model was trained on."""
-    model = speakers().filter(pk=request.GET.get("model", "")[:80].replace("\0", "")).first()
+    id = request.GET.get("model", "")[:80].replace("\0", "")
+    model = speakers().filter(pk=id).first() or artifacts.visible("export").filter(pk=id).first()
     if model is None:
         return JsonResponse({"detail": "There is no such model.", "errors": []}, status=404)
     try:

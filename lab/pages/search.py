@@ -25,7 +25,12 @@ PAGES = (
     ("Settings", "settings"),
     ("Styleguide", "styleguide"),
 )
-ARTIFACT_PAGES = {"dataset": "dataset", "tokenizer": "tokenizer", "checkpoint": "checkpoint"}
+ARTIFACT_PAGES = {
+    "dataset": "dataset",
+    "tokenizer": "tokenizer",
+    "checkpoint": "checkpoint",
+    "export": "export",
+}
 
 
 def search(request: HttpRequest) -> HttpResponse:

@@ -4,15 +4,18 @@ Every address of the host must be a public one, the connection goes to the very 
 (a second look-up could answer differently), redirects are not followed, and bytes are counted as they come.
 """
 
-import ipaddress
-import socket
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from core_ml.engine import network
+from core_ml.engine.network import is_public
+from core_ml.errors import UserError
 from lab.errors import FieldError, Invalid
+
+__all__ = ["download", "is_public", "look_up"]
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 DEADLINE = 600  # seconds for the whole file; a server that drips would hold a thread for ever
@@ -60,33 +63,11 @@ def _write(answer: httpx.Response, target: Path, max_bytes: int, end: float) -> 
 def look_up(url: str) -> tuple[str, int, str]:
     """Host, port, and the one public address to connect to. Raises Invalid."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (KeyError, ValueError):
-        raise _wrong("give an address that begins with https:// or http://") from None
-    host = parts.hostname
-    if not host or parts.username or parts.password:
-        raise _wrong("give an address with a host and without a name or password")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise _wrong(f"there is no host {host!r}, or this machine has no network") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    if not all(is_public(address) for address in addresses):
-        raise _wrong(f"{host} is not a public address: files of this network are imported by path or upload")
-    return host, port, addresses[0]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is one of the open internet, also when it is written as IPv6 around an IPv4 one."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    return ip.is_global and not ip.is_multicast
+        return network.look_up(url)
+    except UserError as error:
+        here = "not a public address" in error.message
+        hint = ": files of this network are imported by path or upload" if here else ""
+        raise _wrong(error.message + hint) from None
 
 
 def _wrong(message: str) -> Invalid:

@@ -282,7 +282,7 @@ def site(monkeypatch):
     monkeypatch.setattr(fetch, "is_public", lambda address: True)
     real = socket.getaddrinfo
     monkeypatch.setattr(
-        fetch.socket,
+        fetch.network.socket,
         "getaddrinfo",
         lambda host, *a, **k: answers[0] if host == "far.example" else real(host, *a, **k),
     )

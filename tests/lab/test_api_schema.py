@@ -42,7 +42,7 @@ def described(api, account, tmp_home, monkeypatch):
     """The schema, and a token to speak with; the lab holds one of each thing."""
     # Names that nobody can know lead here, which is as far as a request may go.
     local = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: local)
+    monkeypatch.setattr(fetch.network.socket, "getaddrinfo", lambda *_, **__: local)
     monkeypatch.setattr("lab.services.wake.up", lambda run: True)  # no worker runs here
     assert (making.run().pk, making.run("succeeded").pk) == (1, 2)
     making.rollouts()

@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from core_ml.exchange import gguf
 from tests.engines import KEY, running, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,6 +26,8 @@ class Lab(NamedTuple):
     engine: str
     token: str
     labeler: str
+    admin: str
+    home: Path
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +51,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         manage("migrate", "-v0")
         token = manage("token", "ada", "--role", "researcher")
         labeler = manage("token", "lin", "--role", "labeler")
+        admin = manage("token", "root", "--role", "admin")
         command = [sys.executable, "-m", "uvicorn", "lab.asgi:application", "--port", str(port)]
         command += ["--log-level", "warning", "--timeout-graceful-shutdown", "3"]
         web = subprocess.Popen(command, env=environment, cwd=REPOSITORY)
         try:
             _wait_for(port)
-            yield Lab(f"http://127.0.0.1:{port}", engine, token, labeler)
+            yield Lab(f"http://127.0.0.1:{port}", engine, token, labeler, admin, home)
         finally:
             web.terminate()
             web.wait(timeout=20)
@@ -183,3 +187,31 @@ def test_an_engine_with_another_key_is_not_taken_for_a_strangers_fault(
     settings.ENGINE_URL, settings.ENGINE_KEY = lab.engine, "another"
     answer = api("researcher").get("/v1/models")
     assert answer.status_code == 503 and "ENGINE_KEY" in answer.json()["error"]["message"]
+
+
+def test_addresses_and_files_are_asked_like_the_labs_own_models(lab: Lab, client: openai.OpenAI) -> None:
+    """The lab's list reaches the engine by itself, here with the engine as another server of itself."""
+    pytest.importorskip("xllamacpp")
+    file = lab.home / "uploads" / "mine.gguf"
+    gguf.save(file, lab.home / "artifacts" / "aaaa1111" / "checkpoint", "f16", name="mine", role="chat")
+    with httpx.Client(
+        base_url=f"{lab.url}/api/v1/models", headers={"Authorization": f"Bearer {lab.admin}"}, timeout=30
+    ) as admin:
+        given = {"url": f"{lab.engine}/v1", "key": KEY, "model": "tiny", "name": "theirs", "local": True}
+        addresses = [admin.post("/addresses", json=given)]
+        files = [admin.post("/files", json={"path": str(file)})]
+        assert addresses[0].status_code == files[0].status_code == 201, (addresses[0].text, files[0].text)
+        try:
+            listed = {model.id: (model.model_extra or {})["backend"] for model in client.models.list()}
+            assert listed == {"tiny": "torch", "mine": "gguf", "theirs": "address"}
+            said = {
+                client.completions.create(model=model, prompt="the", max_tokens=2, temperature=0)
+                .choices[0]
+                .text
+                for model in listed
+            }
+            assert len(said) == 1
+        finally:
+            admin.delete(f"/addresses/{addresses[0].json()['id']}")
+            admin.delete(f"/files/{files[0].json()['id']}")
+    assert [model.id for model in client.models.list()] == ["tiny"]

@@ -17,6 +17,8 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  // Servers elsewhere tell no ids: there a token is how it is spelled.
+  const alike = (one, other) => (one.id === null || other.id === null ? one.text === other.text : one.id === other.id);
   const bits = (token) => (token.logprob === null ? 0 : -token.logprob / Math.LN2);
   const level = (token) => STEPS.filter((step) => bits(token) >= step).length;
   const percent = (logprob) => { const share = 100 * Math.exp(logprob); return `${share >= 10 ? share.toFixed(0) : share >= 0.1 ? share.toFixed(1) : "<0.1"} %`; };
@@ -123,14 +125,14 @@
 
   // Asking the engine. The first event of a completion with `echo` holds the prompt's own tokens.
   function request(one, branch) {
-    const path = one.tree.path(branch), common = { model: one.id, stream: true, ...branch.settings };
+    const path = one.tree.path(branch), common = { model: one.id, stream: true, ...branch.settings }, scored = one.plain ? {} : { logprobs: true, top_logprobs: N_RIVALS };
     if (mode === "chat") {
       const messages = [...one.history, ...(path.length ? [{ role: "assistant", content: one.tree.text(path) }] : [])];
-      return ["/v1/chat/completions", { ...common, messages, logprobs: true, top_logprobs: N_RIVALS, ...(path.length ? { continue_final_message: true } : {}) }];
+      return ["/v1/chat/completions", { ...common, messages, ...scored, ...(path.length ? { continue_final_message: true } : {}) }];
     }
-    const exact = path.length && one.promptIds && one.model.bos !== null;
+    const exact = path.length && one.promptIds && one.model.bos !== null && path.every((token) => token.id !== null);
     const prompt = exact ? [one.model.bos, ...one.promptIds, ...path.map((token) => token.id)] : one.prompt + one.tree.text(path) || (one.model.bos === null ? "\n" : [one.model.bos]);
-    return ["/v1/completions", { ...common, prompt, logprobs: N_RIVALS, echo: !path.length && typeof prompt === "string" }];
+    return ["/v1/completions", { ...common, prompt, ...(one.plain ? {} : { logprobs: N_RIVALS }), ...(one.model.echoes && !path.length && typeof prompt === "string" ? { echo: true } : {}) }];
   }
   const readToken = (entry) => {
     const text = entry.bytes ? new TextDecoder().decode(Uint8Array.from(entry.bytes)) : entry.token;
@@ -143,19 +145,27 @@
     const control = (one.control = new AbortController()), began = performance.now(), fresh = branch.tokens.length;
     one.began = began;
     one.n = 0;
-    const [address, body] = request(one, branch);
+    let [address, body] = request(one, branch);
     let echo = body.echo === true && one.prompt.length > 0;
     draw(one);
     waiting();
     try {
-      const answer = await fetch(address, { method: "POST", signal: control.signal, headers: { "Content-Type": "application/json", Accept: "text/event-stream" }, body: JSON.stringify(body) });
+      const ask = () => fetch(address, { method: "POST", signal: control.signal, headers: { "Content-Type": "application/json", Accept: "text/event-stream" }, body: JSON.stringify(body) });
+      let answer = await ask();
+      if (answer.status === 400 && !one.plain && /logprobs/i.test(await answer.clone().text())) {
+        // This server tells no probabilities: its words come without shades and rivals.
+        one.plain = true;
+        [address, body] = request(one, branch);
+        answer = await ask();
+      }
       if (!answer.ok) { const told = await answer.json().catch(() => ({})); throw new Error(told.error?.message || told.detail || `The engine answered ${answer.status}.`); }
       for await (const event of events(answer.body)) {
         if (event.error) throw new Error(event.error.message || "The engine broke off.");
         const choice = event.choices?.[0];
         if (!choice) continue;
-        const tokens = (choice.logprobs?.content || []).map(readToken);
-        if (echo) { one.promptIds = tokens.map((token) => token.id); echo = false; } else if (tokens.length) append(one, branch, tokens);
+        const tokens = (choice.logprobs?.content || []).map(readToken), words = choice.delta?.content || choice.text;
+        if (!tokens.length && words && !echo) tokens.push({ id: null, text: words, bytes: null, logprob: null, top: [], shown: words });
+        if (echo) { one.promptIds = tokens.some((token) => token.id === null) ? null : tokens.map((token) => token.id); echo = false; } else if (tokens.length) append(one, branch, tokens);
         if (choice.finish_reason) branch.finish = choice.finish_reason;
       }
     } catch (error) {
@@ -227,18 +237,19 @@
   // Rivals of one token.
   function openRivals(one, node) {
     const place = Number(node.dataset.place), path = one.tree.path(), token = path[place];
+    if (token.logprob === null) return;
     closeRivals();
     opened = { one, node, place };
     node.classList.add("on");
-    const known = token.top.some((rival) => rival.id === token.id), list = known ? token.top : [...token.top, { ...token }];
-    const at = list.findIndex((rival) => rival.id === token.id), head = make("p", "row spread small"), rank = known ? `number ${at + 1}` : `below the first ${token.top.length}`;
+    const known = token.top.some((rival) => alike(rival, token)), list = known ? token.top : [...token.top, { ...token }];
+    const at = list.findIndex((rival) => alike(rival, token)), head = make("p", "row spread small"), rank = known ? `number ${at + 1}` : `below the first ${token.top.length}`;
     const title = make("b", "", `Instead of “${seen(token.text)}”`);
     title.dir = "auto";
     head.append(title, make("span", "dim", `${percent(token.logprob)}, ${rank}${one.model.vocab_size ? ` of ${one.model.vocab_size.toLocaleString("en-GB")}` : ""}`));
     const most = Math.max(...list.map((rival) => rival.logprob)), choices = make("ol");
     list.forEach((rival, k) => {
       const item = make("li"), button = make("button"), bar = make("span", "pbar"), fill = make("i");
-      if (rival.id === token.id) item.setAttribute("aria-current", "true");
+      if (alike(rival, token)) item.setAttribute("aria-current", "true");
       button.type = "button";
       fill.style.inlineSize = `${100 * Math.exp(rival.logprob - most)}%`;
       bar.append(fill);
@@ -265,12 +276,12 @@
   function branchFrom(one, place, rival) {
     const shown = one.tree.shown, token = one.tree.path()[place];
     closeRivals();
-    if (rival.id === token.id) return undefined;
+    if (alike(rival, token)) return undefined;
     one.control?.abort();
     // A point that an ancestor wrote belongs to that ancestor.
     let parent = shown;
     while (parent.parent && place < parent.at) parent = parent.parent;
-    const same = one.tree.branches.find((branch) => branch.parent === parent && branch.at === place && branch.tokens[0]?.id === rival.id);
+    const same = one.tree.branches.find((branch) => branch.parent === parent && branch.at === place && branch.tokens[0] && alike(branch.tokens[0], rival));
     if (same) return open(one, same);
     const ends = rival.bytes === null;
     const branch = one.tree.add(parent, place, ends ? [] : [readToken({ token: rival.text, bytes: rival.bytes, logprob: rival.logprob, id: rival.id, top_logprobs: token.top.map((other) => ({ token: other.text, bytes: other.bytes, logprob: other.logprob, id: other.id })) })]);
@@ -298,7 +309,9 @@
     find.style.insetBlockStart = `${scrollY + box.bottom + 6}px`;
     find.style.insetInlineStart = `${scrollX + Math.max(12, box.left)}px`;
     find.dataset.q = text;
-    find.dataset.model = sides.find((one) => one.out === within)?.id || "";
+    const side = sides.find((one) => one.out === within);
+    find.hidden = !side?.model.read;
+    find.dataset.model = side?.id || "";
   });
   find.addEventListener("pointerdown", (event) => event.preventDefault());
   find.addEventListener("click", async () => {
