@@ -133,7 +133,8 @@ class GgufBackend:
             raise
 
     def spelled(self, id: int) -> tuple[str, bytes | None]:
-        assert self.tokenizer is not None, "tokens of a file of others spell themselves"
+        if self.tokenizer is None:  # of a file of others tokens spell themselves, but for halves of characters
+            return "\ufffd", None
         return spelled(self.tokenizer, id)
 
     async def _begin(self, job: Job, ended: Any) -> Gathered:
@@ -193,7 +194,8 @@ class GgufBackend:
             "stop": list(job.stop),
             "n_probs": 0 if job.top_logprobs is None else max(1, job.top_logprobs),
             "return_tokens": True,
-            "stream": True,
+            # Whole answers name every token; streamed ones leave out those that end in the middle of a character.
+            "stream": not job.echo,
         }
         if job.response_format is not None:
             wanted = job.response_format.get("json_schema", {}).get("schema", {"type": "object"})
@@ -263,25 +265,30 @@ class _Reader:
         self._n_chars = offset
 
     def take(self, event: dict[str, Any]) -> Piece:
-        text = str(event.get("content", ""))
+        text, ids = str(event.get("content", "")), event.get("tokens", [])
         self.n_tokens = int(event.get("tokens_predicted", self.n_tokens))
-        probabilities = event.get("completion_probabilities") or []
-        at = self._n_chars
-        if event.get("stop"):
-            reason: Any = "length" if event.get("stop_type") == "limit" else "stop"
-            self._n_chars += len(text)
-            return Piece(self.choice, text, [], reason)
-        tokens: list[Token] = []
-        if self.job.top_logprobs is None:
-            tokens = [Token(id, None, (), at) for id in event.get("tokens", [])]
-        else:
-            for entry in probabilities:
-                tokens.append(token := _token(entry, self.job.top_logprobs, at))
-                at += len((token.data or b"").decode("utf-8", "ignore"))
+        tokens = self._tokens(ids, event.get("completion_probabilities") or [])
         self._n_chars += len(text)
-        if any(id in self.ends for id in event.get("tokens", [])):
-            return Piece(self.choice, text, [token for token in tokens if token.id not in self.ends], "stop")
-        return Piece(self.choice, text, tokens)
+        reason: Any = None
+        if event.get("stop"):
+            reason = "length" if event.get("stop_type") == "limit" else "stop"
+        if any(id in self.ends for id in ids):
+            reason, tokens = "stop", [token for token in tokens if token.id not in self.ends]
+        return Piece(self.choice, text, tokens, reason)
+
+    def _tokens(self, ids: list[int], told: list[dict[str, Any]]) -> list[Token]:
+        """Each token that came. llama.cpp tells no log-probability of one that ends in the middle of a character."""
+        at, tokens, n_top = self._n_chars, [], self.job.top_logprobs
+        entries = iter(told)
+        entry = next(entries, None)
+        for id in ids:
+            if n_top is None or entry is None or entry["id"] != id:
+                tokens.append(Token(id, None, (), at))
+                continue
+            tokens.append(token := _token(entry, n_top, at))
+            at += len((token.data or b"").decode("utf-8", "ignore"))
+            entry = next(entries, None)
+        return tokens
 
 
 def _token(entry: dict[str, Any], n_top: int, at: int) -> Token:
