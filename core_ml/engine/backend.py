@@ -86,6 +86,8 @@ class Job:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     echo: bool = False
+    streams: bool = True
+    """Whether pieces are wanted as they come; a whole answer at the end costs less on the way."""
     top_logprobs: int | None = None
     """None for no log-probabilities at all, which is quicker."""
 

@@ -33,6 +33,7 @@ class Gathered:
         self._queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
         self._tasks = [asyncio.create_task(self._run(source)) for source in sources]
         self._first: Piece | BaseException | None = None
+        self._held: list[Piece | BaseException | None] = []
 
     async def _run(self, source: Source) -> None:
         try:
@@ -63,13 +64,30 @@ class Gathered:
         while True:
             if isinstance(item, BaseException):
                 raise item
-            if item is None:
-                left -= 1
-            else:
+            if isinstance(item, Piece):
+                item = self._joined(item)
                 yield item if self._calls is None else self._calls.take(item)
-            if not left:
-                return
-            item = await self._queue.get()
+            else:
+                left -= 1
+                if not left:
+                    return
+            item = await self._next()
+
+    async def _next(self) -> Piece | BaseException | None:
+        if self._held:
+            return self._held.pop()
+        return await self._queue.get()
+
+    def _joined(self, piece: Piece) -> Piece:
+        """A piece with those of its choice that have come right behind it: a slow reader catches up by this."""
+        while not self._held and not self._queue.empty():
+            item = self._queue.get_nowait()
+            if not isinstance(item, Piece) or item.choice != piece.choice:
+                self._held.append(item)
+                break
+            text, tokens = piece.text + item.text, [*piece.tokens, *item.tokens]
+            piece = Piece(piece.choice, text, tokens, item.finish_reason, piece.calls + item.calls)
+        return piece
 
     def close(self) -> None:
         for task in self._tasks:

@@ -133,7 +133,9 @@ class GgufBackend:
             raise
 
     def spelled(self, id: int) -> tuple[str, bytes | None]:
-        if self.tokenizer is None:  # of a file of others tokens spell themselves, but for halves of characters
+        if (
+            self.tokenizer is None
+        ):  # of a file of others tokens spell themselves, but for halves of characters
             return "\ufffd", None
         return spelled(self.tokenizer, id)
 
@@ -195,7 +197,7 @@ class GgufBackend:
             "n_probs": 0 if job.top_logprobs is None else max(1, job.top_logprobs),
             "return_tokens": True,
             # Whole answers name every token; streamed ones leave out those that end in the middle of a character.
-            "stream": not job.echo,
+            "stream": job.streams and not job.echo,
         }
         if job.response_format is not None:
             wanted = job.response_format.get("json_schema", {}).get("schema", {"type": "object"})
