@@ -14,10 +14,11 @@ from core_ml.engine.batch import Batch
 from core_ml.engine.errors import ApiError
 from core_ml.engine.loop import Loop
 from core_ml.engine.prompts import prompts_of, room, spelled
-from core_ml.engine.rows import Row, Sampling
+from core_ml.engine.rows import Row
 from core_ml.engine.text import TextStream
 from core_ml.engine.tools import CallReader
 from core_ml.model.checkpoint import load
+from core_ml.sampling.settings import GREEDY, Sampling
 
 COLDEST = 1e-4
 """Below this temperature the most probable token is taken: dividing by less would overflow."""
@@ -52,7 +53,7 @@ class TorchBackend:
             generation.calls = CallReader(self.tokenizer, begun)
         seed = secrets.randbits(63) if job.seed is None else job.seed
         greedy = job.temperature < COLDEST or job.top_p == 0
-        sampling = Sampling(0.0, None, 1.0) if greedy else Sampling(job.temperature, job.top_k, job.top_p)
+        how = GREEDY if greedy else Sampling(job.temperature, job.top_k, job.top_p)
         for place, prompt in enumerate(prompts):
             max_new_tokens = room(len(prompt), job, self.model.config.max_seq_len)
             echo = self.tokenizer.decode(prompt) if job.echo else None
@@ -61,11 +62,12 @@ class TorchBackend:
                     Row(
                         choice=choice,
                         prompt=prompt,
-                        sampling=sampling,
+                        how=how,
                         max_new_tokens=max_new_tokens,
                         draws=random.Random(f"{seed}:{choice}"),
                         text=TextStream(job.stop, len(echo or "")),
                         emit=generation.emit,
+                        owner=generation,
                         top_logprobs=job.top_logprobs,
                         echo=echo,
                         n_hidden=n_hidden[place],

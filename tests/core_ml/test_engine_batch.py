@@ -9,11 +9,12 @@ import torch
 from core_ml.engine.backend import Piece, Token
 from core_ml.engine.batch import Batch
 from core_ml.engine.loop import Loop
-from core_ml.engine.rows import Row, Sampling
+from core_ml.engine.rows import Row
 from core_ml.engine.text import TextStream
 from core_ml.model import checkpoint
 from core_ml.model.gpt import GPT
 from core_ml.sampling.generate import generate
+from core_ml.sampling.settings import Sampling
 from tests.engines import CONTEXT, write_checkpoint
 
 PROMPTS = [[5, 60, 70, 80], [5, 61], [5, 90, 91, 92, 93, 94, 95, 96]]
@@ -36,13 +37,12 @@ class Asked:
         self.row = Row(
             choice=0,
             prompt=prompt,
-            sampling=Sampling(temperature, None, 1.0),
+            how=Sampling(temperature),
             max_new_tokens=n,
             draws=random.Random(seed),
             text=TextStream(),
             emit=lambda piece, _: self.pieces.append(piece),
-            top_logprobs=3,
-            **more,  # type: ignore[arg-type]
+            **{"top_logprobs": 3, **more},  # type: ignore[arg-type]
         )
 
     @property
@@ -182,8 +182,7 @@ def test_a_row_may_fill_the_context_to_the_last_place(model: GPT) -> None:
 
 
 def test_probabilities_over_the_whole_vocabulary_sum_to_one(model: GPT) -> None:
-    asked = Asked(PROMPTS[0], 1)
-    asked.row.top_logprobs = model.config.vocab_size
+    asked = Asked(PROMPTS[0], 1, top_logprobs=model.config.vocab_size)
     batch = batch_of(model)
     batch.add([asked.row])
     run(batch)

@@ -8,6 +8,7 @@ from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.sampling import generate as generating
 from core_ml.sampling.choose import choose
 from core_ml.sampling.generate import Completion, generate, generate_in_batches
+from core_ml.sampling.settings import Sampling
 
 PROMPTS = [[1], [4, 8, 15, 16, 23, 42], [2, 7, 1], [9, 9]]
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
@@ -23,7 +24,7 @@ def model() -> GPT:
 
 
 def chosen(u: float, **options: float) -> int:
-    return int(choose(LOGITS, torch.tensor([u]), **options))  # type: ignore[arg-type]
+    return int(choose(LOGITS, torch.tensor([u]), Sampling(**options))[0])  # type: ignore[arg-type]
 
 
 def test_a_uniform_number_picks_by_the_running_sum() -> None:
@@ -54,7 +55,7 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
 def test_frequencies_follow_the_probabilities() -> None:
     n = 20_000
     uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(choose(LOGITS.expand(n, 4), uniform), minlength=4) / n
+    counts = torch.bincount(choose(LOGITS.expand(n, 4), uniform, Sampling())[0], minlength=4) / n
     # Three standard errors of a share are at most 3 · sqrt(0.25 / 20,000) = 0.011.
     assert torch.allclose(counts, LOGITS[0].exp(), atol=0.011)
 
@@ -110,7 +111,7 @@ def test_a_prompt_without_room_is_refused(model: GPT, prompt: list[int]) -> None
 def test_between_batches_a_caller_stands_outside_the_contexts_of_sampling(
     model: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generating, "MAX_BATCH", 3)
+    monkeypatch.setattr(generating, "REPORT_EVERY", 3)
     completions = [Completion() for _ in PROMPTS]
     told = []
     for indices in generate_in_batches(model, PROMPTS, completions, max_new_tokens=4, seed=0):

@@ -1,0 +1,110 @@
+"""Keys and values of rows of different lengths, each of which grows by one token at a step.
+
+Rows come and go at any step (continuous batching, Yu et al. 2022, OSDI, "Orca"). Every row begins at place 0, so
+that places are positions, and a mask hides what lies beyond a row's end.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core_ml.model.config import GPTConfig
+from core_ml.model.gpt import Cache
+
+GROW_ROWS, GROW_PLACES = 4, 64
+HIDDEN = -1e30  # finite, so that a place of the batch without a row stays finite too
+
+
+@dataclass(slots=True)
+class Turn:
+    """One step's view of the places: where each row's new token stands, and what it may look at."""
+
+    rows: Tensor  # (n,) 0, 1, …
+    positions: Tensor  # (n,)
+    width: int
+    bias: Tensor  # (n · n_kv_head, 1, width), 0 where a row may look, for layers that see everything
+    windowed: Tensor  # the same for layers with a window
+
+
+class Slots:
+    """`lengths` of its rows are filled; (rows, n_kv_head, places, d_head) a layer, and room for more."""
+
+    def __init__(self, config: GPTConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.device = config, device
+        shape = (GROW_ROWS, config.n_kv_head, min(GROW_PLACES, config.max_seq_len), config.d_head)
+        empty = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * config.n_layer)]
+        self.keys, self.values = empty[: config.n_layer], empty[config.n_layer :]
+        self.lengths: list[int] = []
+
+    def add(self, prompt: Cache, row: int, length: int) -> None:
+        """Append a row that begins as a row of a prompts' cache."""
+        n = len(self.lengths)
+        self.reserve(n + 1, length + 1)
+        for mine, theirs in zip((*self.keys, *self.values), (*prompt.keys, *prompt.values), strict=True):
+            mine[n, :, :length] = theirs[row, :, :length]
+        self.lengths.append(length)
+
+    def remove(self, row: int) -> None:
+        """The last row moves into the place of this one."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for store in (*self.keys, *self.values):
+                store[row, :, : self.lengths[last]] = store[last, :, : self.lengths[last]]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+    def turn(self, n: int) -> Turn:
+        """Make room for one more token in each row, and in places up to `n` that hold none."""
+        lengths = self.lengths + [0] * (n - len(self.lengths))
+        width = max(lengths) + 1
+        self.reserve(n, width)
+        positions = torch.tensor(lengths, device=self.device)
+        places = torch.arange(width, device=self.device)
+        hidden = places > positions[:, None]
+        bias = self._bias(hidden)
+        window = self.config.window
+        if window is None or width <= window:
+            windowed = bias
+        else:
+            windowed = self._bias(hidden | (places <= positions[:, None] - window))
+        return Turn(torch.arange(n, device=self.device), positions, width, bias, windowed)
+
+    def write(self, layer: int, turn: Turn, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (n, n_kv_head, d_head) at the rows' ends; returns all, (n · n_kv_head, width, d_head)."""
+        n = len(turn.rows)
+        stored = []
+        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
+            store[turn.rows, :, turn.positions] = new
+            stored.append(store[:n].flatten(0, 1)[:, : turn.width])
+        return stored[0], stored[1]
+
+    def close(self) -> None:
+        """All layers have their token: each row is one longer."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def reserve(self, n_rows: int, n_places: int) -> None:
+        have_rows, _, have_places, _ = self.keys[0].shape
+        if n_rows <= have_rows and n_places <= have_places:
+            return
+        rows = max(have_rows, _doubled(have_rows, n_rows))
+        places = min(_doubled(have_places, n_places), max(n_places, self.config.max_seq_len))
+        self.keys = [_grown(key, rows, places) for key in self.keys]
+        self.values = [_grown(value, rows, places) for value in self.values]
+
+    def _bias(self, hidden: Tensor) -> Tensor:
+        dtype = self.keys[0].dtype
+        bias = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, HIDDEN)
+        return bias.repeat_interleave(self.config.n_kv_head, dim=0)[:, None]
+
+
+def _doubled(size: int, needed: int) -> int:
+    while size < needed:
+        size *= 2
+    return size
+
+
+def _grown(store: Tensor, rows: int, places: int) -> Tensor:
+    grown = store.new_zeros(rows, store.size(1), places, store.size(3))
+    grown[: store.size(0), :, : store.size(2)] = store
+    return grown

@@ -1,0 +1,101 @@
+"""One more token for each row of a running batch: the network's layers, written for a single query a row.
+
+`GPT.hidden` is the textbook twin, and a test compares the two for every kind of network. Here the time axis is
+gone, the new keys are written where they stay, and what a mask hides is added to the scores by their product.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from core_ml.model.gpt import ACTIVATIONS, GPT, Block
+from core_ml.sampling.products import Linear, Products
+from core_ml.sampling.slots import Slots, Turn
+
+
+class Step:
+    """The network as it is now: weights that change afterwards need a new one. Products are in `dtype`."""
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        self.model, self.dtype = model, dtype
+        self.layers = [Layer(block, dtype) for block in model.blocks]
+        head = nn.Linear(1, 1, bias=False, device="meta")
+        head.weight = nn.Parameter(model.head_weight.detach(), requires_grad=False)
+        self.head = Linear(head, dtype)
+        linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.up, layer.down)]
+        self.products = Products([*linears, self.head])
+        if model.config.positions == "rope":
+            self.cos = torch.cat((model.cos, model.cos), -1)  # (max_seq_len, d_head)
+            self.sin = torch.cat((-model.sin, model.sin), -1)
+
+    def __call__(self, ids: list[int], slots: Slots) -> Tensor:
+        """Each row's new token to the logits after it, (n, vocab_size) float32; all rows get one longer."""
+        n = self.products.rows(len(ids))
+        turn = slots.turn(n)
+        tokens = torch.tensor(ids + [0] * (n - len(ids)), device=slots.device)
+        x = self.model.embed(tokens[:, None], turn.positions[:, None])[:, 0]
+        rotation = None
+        if self.model.config.positions == "rope":
+            rotation = self.cos[turn.positions, None], self.sin[turn.positions, None]
+        for layer in self.layers:
+            x = layer(x, rotation, slots, turn)
+        slots.close()
+        logits = self.head(self.model.norm(x).to(self.dtype))[: len(ids)].float()
+        cap = self.model.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+class Layer:
+    """`Block.forward` for one new token a row."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        self.block, self.dtype = block, dtype
+        self.config = config = block.config
+        # An adapted layer is used as what it will be when its adapter is merged.
+        merged = [
+            getattr(layer, "merged", lambda layer=layer: layer)()
+            for layer in (block.qkv, block.out, block.up, block.down)
+        ]
+        self.qkv, self.out, self.up, self.down = (Linear(layer, dtype) for layer in merged)
+        self.turns = config.rotates(block.layer)
+        self.windowed = config.window_of(block.layer) is not None
+        self.activate = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, slots: Slots, turn: Turn) -> Tensor:
+        """x: (n, d_model); rotation: (n, 1, d_head) each."""
+        block = self.block
+        x = x + block.post_norm1(self.out(self.attention(block.norm1(x), rotation, slots, turn)))
+        return x + block.post_norm2(self.feed_forward(block.norm2(x)))
+
+    def attention(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, slots: Slots, turn: Turn
+    ) -> Tensor:
+        config, n = self.config, x.size(0)
+        heads = self.qkv(x.to(self.dtype)).view(n, -1, config.d_head)
+        qk, v = heads.split((config.n_head + config.n_kv_head, config.n_kv_head), dim=1)
+        if config.qk_norm == "weighted":
+            q, k = qk.split((config.n_head, config.n_kv_head), dim=1)
+            qk = torch.cat((self.block.q_norm(q), self.block.k_norm(k)), dim=1)
+        elif config.qk_norm:
+            qk = self.block.q_norm(qk)
+        if rotation is not None and self.turns:
+            a, b = qk.chunk(2, dim=-1)
+            qk = torch.addcmul(qk * rotation[0], torch.cat((b, a), dim=-1), rotation[1])
+        q, k = qk.to(self.dtype).split((config.n_head, config.n_kv_head), dim=1)
+        keys, values = slots.write(self.block.layer, turn, k, v)
+        # Query heads that share a key head are rows of one product.
+        q = q.reshape(n * config.n_kv_head, -1, config.d_head)
+        bias = turn.windowed if self.windowed else turn.bias
+        if config.attention_softcap is None:
+            scores = torch.baddbmm(bias, q, keys.mT, alpha=config.scale)
+        else:
+            cap = config.attention_softcap
+            scores = cap * torch.tanh(torch.bmm(q, keys.mT) * (config.scale / cap)) + bias
+        weights = scores.softmax(-1, dtype=torch.float32).to(self.dtype)
+        return torch.bmm(weights, values).reshape(n, -1)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        inner = self.up(x.to(self.dtype))
+        if self.config.gated:
+            gate, inner = inner.chunk(2, dim=-1)
+            return self.down(self.activate(gate) * inner)
+        return self.down(self.activate(inner))

@@ -1,0 +1,304 @@
+"""One sampler for every kind of network: its quick step beside the textbook's, and rows that know nothing of others."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from core_ml.model.config import GPTConfig
+from core_ml.model.gpt import GPT
+from core_ml.sampling import products, slots
+from core_ml.sampling.products import Products, filled_up
+from core_ml.sampling.sampler import Row, Sampler
+from core_ml.sampling.settings import Sampling
+from core_ml.sampling.shape import Shape
+
+CONTEXT = 160
+NETWORKS: dict[str, dict[str, Any]] = {
+    "our own": {},
+    "llama-like": {"qk_norm": None, "norm_weight": "plain", "embedding_norm": False, "activation": "silu",
+                   "gated": True, "tie_embeddings": True},
+    "gpt2-like": {"qk_norm": None, "positions": "learned", "norm": "layer", "norm_weight": "plain",
+                  "norm_bias": True, "qkv_bias": True, "out_bias": True, "ff_bias": True, "activation": "gelu_tanh",
+                  "embedding_norm": False, "n_kv_head": 4, "tie_embeddings": True},
+    "gemma-like": {"qk_norm": None, "norm_weight": "one_plus", "post_norm": True, "embedding_norm": False,
+                   "embedding_scale": 5.6, "activation": "gelu_tanh", "gated": True, "head_width": 12,
+                   "attention_softcap": 2.0, "logit_softcap": 3.0, "attention_scale": 0.3, "window": 7,
+                   "window_pattern": (True, False)},
+    "qwen-like": {"qk_norm": "weighted", "norm_weight": "plain", "qkv_bias": True, "embedding_norm": False,
+                  "activation": "silu", "gated": True},
+    "smollm-like": {"qk_norm": None, "norm_weight": "plain", "rope_pattern": (True, False), "gated": True,
+                    "embedding_norm": False, "activation": "silu", "window": 5},
+}  # fmt: skip
+PROMPTS = [[7], [5, 60, 70, 80], [5, 61] * 9, list(range(10, 95))]
+
+
+def network(**changes: Any) -> GPT:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 100,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_kv_head": 2,
+        "d_model": 32,
+        "max_seq_len": CONTEXT,
+    }
+    model = GPT(GPTConfig(**(sizes | changes)))
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return network()
+
+
+def row(prompt: list[int], n: int = 12, seed: int = 0, **more: Any) -> Row:
+    how = Sampling(**{"temperature": 0.0} | more.pop("how", {}))
+    return Row(prompt=prompt, how=how, draws=random.Random(seed), max_new_tokens=n, **more)
+
+
+def run(sampler: Sampler[Row]) -> None:
+    while sampler.rows:
+        for done in [r for r in sampler.rows if len(r.ids) == r.max_new_tokens]:
+            sampler.leave(sampler.rows.index(done))
+        if sampler.rows:
+            sampler.step()
+
+
+def forward(model: GPT, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_quick_step_gives_the_logits_of_the_textbook_pass(name: str) -> None:
+    """Rows of very different lengths, step by step, against one pass over each whole sequence."""
+    model = network(**NETWORKS[name])
+    sampler: Sampler[Row] = Sampler(model)
+    rows = [row(prompt, 40) for prompt in PROMPTS]
+    sampler.join(rows)
+    found: list[list[float]] = [[] for _ in rows]
+    for _ in range(40):
+        for one in sampler.rows:
+            assert one.last is not None
+            found[rows.index(one)].append(one.last.logprob)
+        sampler.step()
+    for one, logprobs in zip(rows, found, strict=True):
+        wanted = forward(model, [*one.prompt, *one.ids[:40]])[len(one.prompt) - 1 : -1]
+        assert one.ids[:40] == wanted.argmax(-1).tolist()
+        assert logprobs == pytest.approx(wanted.amax(-1).tolist(), abs=2e-5)
+
+
+@pytest.mark.parametrize("way", products.WAYS)
+@pytest.mark.parametrize("name", ["our own", "gpt2-like"])
+def test_every_way_of_multiplying_gives_the_same(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not products.available(way, torch.float32):
+        pytest.skip(f"this torch was built without {way}")
+    model = network(**NETWORKS[name])
+    plain = [row(prompt, 30, n_top=3) for prompt in PROMPTS[:3]]
+    monkeypatch.setattr(products, "PACK_AFTER", 10**9)
+    sampler: Sampler[Row] = Sampler(model)
+    sampler.join(plain)
+    run(sampler)
+    used = []
+    monkeypatch.setattr(products, "PACK_AFTER", 1)
+    monkeypatch.setattr(products.measured, "remembered", lambda what, measure: used.append(what) or way)
+    packed = [row(prompt, 30, n_top=3) for prompt in PROMPTS[:3]]
+    sampler = Sampler(model)
+    sampler.join(packed)
+    run(sampler)
+    assert used
+    for one, other in zip(plain, packed, strict=True):
+        assert one.ids == other.ids and one.last is not None and other.last is not None
+        assert one.last.logprob == pytest.approx(other.last.logprob, abs=2e-5)
+
+
+def test_the_quickest_way_is_one_that_this_machine_has(model: GPT) -> None:
+    sampler: Sampler[Row] = Sampler(model)
+    found = sampler._step.products._quickest(4)
+    assert found in products.WAYS and products.available(found, torch.float32)
+
+
+def test_matrices_are_laid_out_for_a_number_of_rows_that_stays(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [filled_up(n) for n in (1, 2, 3, 5, 9, 16, 17, 40, 64)] == [1, 2, 4, 8, 16, 16, 32, 48, 64]
+    monkeypatch.setattr(products.measured, "remembered", lambda what, measure: "plain")
+    held = Products(Sampler(model)._step.products._linears)
+    # Five rows are computed as they come until they have stayed a while; then as eight, and so are fewer.
+    assert [held.rows(5) for _ in range(5)] == [5, 5, 5, 8, 8]
+    assert [held.rows(n) for n in (6, 3, 4)] == [8, 8, 8]
+    assert held.rows(9) == 9
+    assert [held.rows(2) for _ in range(16)][-2:] == [8, 2]
+
+
+def test_bfloat16_stays_near_float32(model: GPT) -> None:
+    exact, rounded = row(PROMPTS[2], 1), row(PROMPTS[2], 1)
+    Sampler(model).join([exact])
+    Sampler(model, torch.bfloat16).join([rounded])
+    assert exact.last is not None and rounded.last is not None
+    assert rounded.last.logprob == pytest.approx(exact.last.logprob, abs=0.1)
+    sampler: Sampler[Row] = Sampler(model, torch.bfloat16)
+    sampler.join([row(prompt, 20) for prompt in PROMPTS[:3]])
+    run(sampler)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"temperature": 1.0},
+    {"temperature": 0.0},
+    {"temperature": 0.7, "top_k": 5},
+    {"temperature": 1.3, "top_p": 0.8},
+    {"temperature": 1.0, "min_p": 0.1},
+    {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.3},
+    {"temperature": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.4},
+    {"temperature": 0.9, "logit_bias": ((3, 4.0), (4, -100.0))},
+]
+
+
+def test_a_row_gets_the_same_alone_and_in_a_full_batch_that_changes(model: GPT) -> None:
+    def rows() -> list[Row]:
+        return [
+            row(PROMPTS[number % 4], 14 + number % 13, number, how=SETTINGS[number % 8], n_top=number % 3)
+            for number in range(64)
+        ]
+
+    alone = rows()
+    for one in alone[::3]:
+        sampler: Sampler[Row] = Sampler(model)
+        sampler.join([one])
+        run(sampler)
+    together = rows()
+    sampler = Sampler(model)
+    for begin in range(0, 64, 16):  # they join in the middle of others' ways
+        sampler.join(together[begin : begin + 16])
+        for _ in range(3):
+            sampler.step()
+    run(sampler)
+    for one, other in list(zip(alone, together, strict=True))[::3]:
+        assert one.ids == other.ids
+        assert one.last is not None and other.last is not None
+        assert one.last.logprob == pytest.approx(other.last.logprob, abs=1e-4)
+        assert [id for id, _ in one.last.top] == [id for id, _ in other.last.top]
+
+
+def test_rows_of_one_prompt_read_it_once(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    hidden = model.hidden
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, **more: shapes.append(tuple(ids.shape)) or hidden(ids, **more)
+    )
+    sampler: Sampler[Row] = Sampler(model)
+    group = [row(PROMPTS[1], 8, seed, how={"temperature": 1.0}) for seed in range(16)]
+    sampler.join([*group, row(PROMPTS[2])])
+    run(sampler)
+    assert shapes == [(2, 18)]
+    assert len({tuple(one.ids) for one in group}) > 8
+
+
+def test_logprobs_and_rivals_of_prompt_and_completion_come_with_the_first_pass(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = row(PROMPTS[3], 1, n_top=4, scores_prompt=True)
+    sampler: Sampler[Row] = Sampler(model)
+    calls = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda *a, **more: calls.append(a) or hidden(*a, **more))
+    sampler.join([one])
+    assert len(calls) == 1 and one.last is not None
+    logprobs = forward(model, [*one.prompt, *one.ids])
+    for place, draw in enumerate([*one.prompt_draws, one.last]):
+        assert draw.id == [*one.prompt, *one.ids][place + 1]
+        assert draw.logprob == pytest.approx(float(logprobs[place, draw.id]), abs=1e-5)
+        best = logprobs[place].topk(4)
+        assert [id for id, _ in draw.top] == best.indices.tolist()
+        assert [value for _, value in draw.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_logprobs_are_the_models_own_whatever_changes_the_draw(model: GPT) -> None:
+    for how in SETTINGS:
+        one = row(PROMPTS[1], 15, 3, how=how)
+        sampler: Sampler[Row] = Sampler(model)
+        sampler.join([one])
+        run(sampler)
+        assert one.last is not None
+        wanted = forward(model, [*one.prompt, *one.ids])[-2, one.ids[-1]]
+        assert one.last.logprob == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_penalties_and_bias_change_logits_as_their_authors_say() -> None:
+    how = Sampling(
+        repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((3, 1.5),)
+    )
+    shape = Shape(how, [1, 2], 5, torch.device("cpu"))
+    for id in (0, 0, 2):
+        shape.feed(id)
+    # Seen in prompt or completion are 0, 1 and 2: halved above zero, doubled below. Then 0, drawn twice, loses
+    # 0.5 + 2 · 0.25, and 2, drawn once, 0.5 + 0.25; 3 gets its bias.
+    changed = shape.changed(torch.tensor([4.0, -1.0, 2.0, 1.0, 3.0]))
+    assert changed.tolist() == [4.0 / 2 - 1.0, -2.0, 2.0 / 2 - 0.75, 2.5, 3.0]
+
+
+def test_known_beginnings_are_not_read_again_and_change_nothing(model: GPT) -> None:
+    history = PROMPTS[3]
+    fresh = row([*history, 3, 1, 4], 10)
+    sampler: Sampler[Row] = Sampler(model)
+    sampler.join([fresh])
+    run(sampler)
+    remembering: Sampler[Row] = Sampler(model, prefix_bytes=1 << 20)
+    first = row(history, 10)
+    remembering.join([first])
+    run(remembering)
+    again = row([*history, 3, 1, 4], 10)
+    remembering.join([again])
+    assert remembering.prefixes is not None and remembering.prefixes.n_reused == len(history)
+    run(remembering)
+    assert again.ids == fresh.ids
+    # What a row wrote is known too: the next turn of a chat begins with it.
+    turn = row([*history, *first.ids, 9, 9], 5)
+    remembering.join([turn])
+    assert remembering.prefixes.n_reused == 2 * len(history) + len(first.ids) - 1
+    run(remembering)
+    plain: Sampler[Row] = Sampler(model)
+    plain.join([other := row([*history, *first.ids, 9, 9], 5)])
+    run(plain)
+    assert turn.ids == other.ids
+
+
+def test_beginnings_are_kept_within_their_bytes(model: GPT) -> None:
+    sampler: Sampler[Row] = Sampler(model, prefix_bytes=200_000)
+    assert sampler.prefixes is not None
+    for seed in range(30):
+        draws = random.Random(seed)
+        sampler.join([row([draws.randrange(100) for _ in range(40)], 1)])
+        sampler.leave(0)
+        # 40 tokens are 2 · 3 layers · 2 heads · 8 · 4 bytes · 40 = 15,360 bytes.
+        assert sampler.prefixes.n_bytes == min(seed + 1, 200_000 // 15_360) * 15_360
+
+
+def test_a_row_may_leave_at_any_step_and_the_others_go_on(model: GPT) -> None:
+    rows = [row(prompt, 30) for prompt in PROMPTS]
+    sampler: Sampler[Row] = Sampler(model)
+    sampler.join(rows)
+    for gone in (rows[0], rows[2]):
+        for _ in range(4):
+            sampler.step()
+        sampler.leave(sampler.rows.index(gone))
+    run(sampler)
+    assert [len(one.ids) for one in rows] == [5, 30, 9, 30]
+    for one in (rows[1], rows[3]):
+        wanted = forward(model, [*one.prompt, *one.ids])[len(one.prompt) - 1 : -1]
+        assert one.ids == wanted.argmax(-1).tolist()
+
+
+def test_places_grow_with_the_rows_and_never_beyond_the_context(model: GPT) -> None:
+    sampler: Sampler[Row] = Sampler(model)
+    one = row([1, 2, 3], CONTEXT - 3)
+    sampler.join([one])
+    assert sampler.slots.keys[0].size(2) == slots.GROW_PLACES
+    run(sampler)
+    assert len(one.ids) == CONTEXT - 3 and sampler.slots.keys[0].size(2) == CONTEXT
