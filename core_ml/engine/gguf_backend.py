@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from core_ml.engine.gathered import Gathered
 from core_ml.engine.prompts import prompts_of, room, spelled, written
 from core_ml.engine.remote import Endpoint, Remote
 from core_ml.engine.schemas import BEYOND
-from core_ml.engine.tools import CallReader
+from core_ml.engine.tools import CallReader, schema_of_call
 from core_ml.errors import UserError
 from core_ml.exchange import gguf_tokenizer
 from core_ml.exchange.gguf_reading import Described, describe
@@ -73,7 +74,7 @@ def n_threads(most: int) -> int:
 class GgufBackend:
     """One file in a process of its own. Implements `core_ml.engine.backend.Backend`."""
 
-    takes = frozenset(BEYOND)
+    takes = frozenset(BEYOND) - {"guided_regex"}
 
     def __init__(self, path: Path, most_threads: int = 2) -> None:
         """Load it, which may take minutes. Raises: UserError that says why it cannot be."""
@@ -140,10 +141,14 @@ class GgufBackend:
         return spelled(self.tokenizer, id)
 
     async def _begin(self, job: Job, ended: Any) -> Gathered:
-        calls, begun = None, None
+        calls, begun, call = None, None, schema_of_call(job)
         if self.tokenizer is not None:
             prompts, n_hidden, begun = await asyncio.to_thread(
-                prompts_of, job, self.tokenizer, self.described.n_vocab
+                prompts_of,
+                # A call that must be made is begun by its mark alone: the schema says the rest.
+                job if call is None else replace(job, tool_choice="required"),
+                self.tokenizer,
+                self.described.n_vocab,
             )
             if job.tools and job.tool_choice != "none":
                 calls = CallReader(self.tokenizer, begun)
@@ -163,7 +168,9 @@ class GgufBackend:
                 if rooms[place] == 0:
                     yield Piece(choice, "", finish_reason="length")
                     return
-                body = self._body(job, prompts[place], rooms[place], random.Random(f"{seed}:{choice}"))
+                body = ({} if call is None else {"json_schema": call}) | self._body(
+                    job, prompts[place], rooms[place], random.Random(f"{seed}:{choice}")
+                )
                 reader = _Reader(choice, job, echoed, self.ends)
                 async for event in self.remote.stream("/completion", body):
                     yield (piece := reader.take(event))

@@ -74,6 +74,28 @@ def begun(tokenizer: Tokenizer, job: Job) -> tuple[list[int], str | None]:
     return [found[0], *tokenizer.encode(text)], text
 
 
+def schema_of_call(job: Job) -> dict[str, Any] | None:
+    """What a call that must be made looks like as JSON Schema; None where none must be."""
+    if not job.tools or job.tool_choice in (None, "none", "auto"):
+        return None
+    wanted = [tool["function"] for tool in job.tools]
+    if job.tool_choice != "required":
+        wanted = [function for function in wanted if function["name"] == job.tool_choice]
+    shapes = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": function["name"]},
+                "arguments": function.get("parameters") or {"type": "object"},
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for function in wanted
+    ]
+    return shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+
+
 class CallReader:
     """Takes the pieces of a generation and gives them on with the calls read out of their text."""
 

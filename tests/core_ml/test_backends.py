@@ -12,7 +12,10 @@ import pytest
 from core_ml import artifact
 from core_ml.engine import gguf_backend
 from core_ml.engine.backend import Piece, Token
+from core_ml.engine.errors import ApiError
+from core_ml.engine.models import Models
 from core_ml.engine.network import look_up
+from core_ml.engine.sources import Sources
 from core_ml.engine.tools import CallReader, marks, said
 from core_ml.errors import UserError
 from core_ml.exchange import gguf
@@ -23,7 +26,7 @@ from tests.engines import KEY, running, write_checkpoint
 
 pytest.importorskip("xllamacpp")
 
-CONFIG = GPTConfig(vocab_size=304, n_layer=2, n_head=4, n_kv_head=2, d_model=64, max_seq_len=192, ff_mult=2)
+CONFIG = GPTConfig(vocab_size=304, n_layer=2, n_head=4, n_kv_head=2, d_model=64, max_seq_len=512, ff_mult=2)
 QUESTION: list[Any] = [{"role": "user", "content": "the cat"}]
 WEATHER: Any = {
     "type": "function",
@@ -36,6 +39,8 @@ WEATHER: Any = {
         },
     },
 }
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": NOTHING}}
 EVERY = ("tiny", "tiny f16", "foreign", "there")
 BY_LLAMA = ("tiny f16", "foreign")
 
@@ -186,16 +191,34 @@ def test_a_stop_string_ends_a_text_before_it(client: openai.OpenAI, model: str) 
 def test_what_does_not_fit_the_context_is_refused_by_its_name(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model=model, prompt="the cat", max_tokens=4000)
-    assert "context" in str(caught.value) and "192" in str(caught.value)
+    assert "context" in str(caught.value) and "512" in str(caught.value)
 
 
-@pytest.mark.parametrize("model", ("tiny", "tiny f16"))
-def test_a_forced_call_of_a_tool_is_read_as_one_or_told_as_text(client: openai.OpenAI, model: str) -> None:
-    """Random weights write no JSON: what they write after the forced mark is told, and never lost."""
+def test_a_call_that_must_be_made_is_begun_and_what_is_none_is_told_as_text(client: openai.OpenAI) -> None:
+    """Drawn weights write no JSON by themselves: what they write after the mark is told, and never lost."""
     answer = client.chat.completions.create(
-        model=model, messages=QUESTION, tools=[WEATHER], tool_choice="required", max_tokens=8, temperature=0
+        model="tiny", messages=QUESTION, tools=[WEATHER], tool_choice="required", max_tokens=8, temperature=0
     )
     assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_llama_cpp_makes_the_call_that_it_must(client: openai.OpenAI, choice: Any) -> None:
+    asked: Any = {"messages": QUESTION, "tools": [WEATHER, CLOCK], "tool_choice": choice, "max_tokens": 80, "temperature": 0}  # fmt: skip
+    answer = client.chat.completions.create(model="tiny f16", **asked).choices[0]
+    assert answer.finish_reason == "tool_calls" and answer.message.tool_calls is not None
+    (call,) = answer.message.tool_calls
+    assert call.type == "function" and call.id.startswith("call_")
+    if call.function.name == "weather" or choice != "required":
+        assert call.function.name == "weather"
+        assert json.loads(call.function.arguments)["city"] in ("Oslo", "Bern")
+    chunks = list(client.chat.completions.create(model="tiny f16", **asked, stream=True))
+    parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+    assert parts[0].function is not None and parts[0].function.name == call.function.name
+    assert (
+        "".join(part.function.arguments or "" for part in parts if part.function) == call.function.arguments
+    )
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
 def test_llama_cpp_writes_what_a_schema_allows(client: openai.OpenAI) -> None:
@@ -313,3 +336,32 @@ def test_only_public_addresses_are_spoken_to_unless_an_administrator_allows_it(
     with pytest.raises(UserError, match="not a public address"):
         look_up(address)
     assert look_up(address, local=True)
+
+
+async def test_models_are_let_go_of_within_the_memory_and_one_that_ended_is_opened_anew(
+    tmp_path: Path,
+) -> None:
+    write_checkpoint(tmp_path, config=CONFIG)
+    given = []
+    for number in (1, 2):
+        file = tmp_path / f"{number}.gguf"
+        gguf.save(file, tmp_path / "aaaa1111" / "checkpoint", "q8_0", name="x", role="base")
+        given.append({"id": number, "name": f"m{number}", "path": str(file)})
+    most = int(1.5 * gguf_backend.bytes_of(describe(tmp_path / "1.gguf")))
+    models = Models(tmp_path, lambda entry: gguf_backend.GgufBackend(entry.path or tmp_path), most)
+    models.sources = Sources(version="1", files=given, addresses=[])
+    try:
+        _, first = await models.get("m1")
+        assert (await models.get("m1"))[1] is first and models.loaded() == ["m1"]
+        _, second = await models.get("m2")
+        assert first.is_gone and not second.is_gone and models.loaded() == ["m2"]
+        second._process.kill()  # type: ignore[attr-defined]
+        second._process.wait()  # type: ignore[attr-defined]
+        _, again = await models.get("m2")
+        assert again is not second and not again.is_gone
+        models.max_bytes = 1000
+        with pytest.raises(ApiError, match="the engine may keep 0"):
+            await models.get("m1")
+    finally:
+        models.close()
+    assert again.is_gone
