@@ -15,8 +15,10 @@ import rustbpe
 from core_ml.tokenizer import patterns
 
 PIECE_CHARS = 1 << 18
-BUFFER_PIECES = 32
-"""8 million characters at once: fewer and larger pieces than for encoding, since the counts of each are added up."""
+BUFFER_PIECES, BUFFER_CHARS = 1024, 1 << 24
+"""So much is counted at once; the counts of each piece are added up, so there should be few and large ones."""
+BETWEEN = "0"
+"""A word of one byte, which holds no pair: between two texts it keeps the words of either from going on."""
 Pair = tuple[bytes, bytes]
 
 
@@ -26,9 +28,8 @@ def learn(texts: Iterable[str], n_merges: int, regex: str) -> list[bytes]:
     The merging itself, after the last text, holds the interpreter for seconds: no other thread runs meanwhile.
     """
     learner = rustbpe.Tokenizer()
-    learner.train_from_iterator(
-        _pieces(texts, regex), 256 + n_merges, buffer_size=BUFFER_PIECES, pattern=regex
-    )
+    buffered = _filled(_joined(_pieces(texts, regex), regex))
+    learner.train_from_iterator(buffered, 256 + n_merges, buffer_size=BUFFER_PIECES, pattern=regex)
     return [bytes(token) for token, rank in learner.get_mergeable_ranks() if rank >= 256]
 
 
@@ -40,6 +41,43 @@ def _pieces(texts: Iterable[str], regex: str) -> Iterator[str]:
                 yield piece
             else:
                 yield from (piece[begin : begin + longest] for begin in range(0, len(piece), longest))
+
+
+def _joined(pieces: Iterable[str], regex: str) -> Iterator[str]:
+    """Short texts as one, where that leaves their words as they are: twice as fast for texts of a page."""
+    held: list[str] = []
+    n_chars = 0
+    for piece in pieces:
+        if held and (n_chars >= PIECE_CHARS or not _can_join(held[-1], piece, regex)):
+            yield BETWEEN.join(held)
+            held, n_chars = [], 0
+        if piece:
+            held.append(piece)
+            n_chars += len(piece)
+    yield BETWEEN.join(held)
+
+
+def _can_join(before: str, after: str, regex: str) -> bool:
+    """Whether the digit between them is a word of its own, and white space before it falls into the same words."""
+    if regex == patterns.PATTERNS["digits"].regex:
+        return True
+    if not patterns.has_border(regex) or not before or not after:
+        return False
+    end, begin = before[-1], after[0]
+    plain = end.isascii() and begin.isascii()
+    return plain and not (end.isspace() or end.isdigit() or begin.isdigit())
+
+
+def _filled(pieces: Iterable[str]) -> Iterator[str]:
+    """Empty texts behind long ones: what is held at once is a number of texts, and here a number of characters."""
+    n_pieces = n_chars = 0
+    for piece in pieces:
+        yield piece
+        n_pieces += 1
+        n_chars += len(piece)
+        if n_chars >= BUFFER_CHARS:
+            yield from [""] * (-n_pieces % BUFFER_PIECES)
+            n_pieces = n_chars = 0
 
 
 def pairs_of(ranks: Mapping[bytes, int]) -> list[Pair] | None:

@@ -80,6 +80,31 @@ def test_pieces_do_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -
             assert Tokenizer.train(texts, 340, name).inner.to_str() == whole
 
 
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=80, deadline=None)
+@given(texts=st.lists(TRICKY, max_size=8))
+def test_texts_that_are_joined_for_speed_teach_what_each_teaches_alone(name: str, texts: list[str]) -> None:
+    regex = patterns.PATTERNS[name].regex
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(regex), "isolated")
+    alone = [word for text in texts for word, _ in split.pre_tokenize_str(patterns.valid(text))]
+    expected = [left + right for left, right in reference(alone, 30)]
+    assert merges.learn(texts, 30, regex) == expected
+
+
+def test_many_short_texts_and_few_long_ones_are_held_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merges, "BUFFER_CHARS", 100)
+    monkeypatch.setattr(merges, "BUFFER_PIECES", 4)
+    filled = list(merges._filled(["a" * 60] * 3 + ["b"] * 9))
+    # Two long texts fill a part, and two empty ones its four places; what follows is counted anew.
+    assert [len(piece) for piece in filled] == [60, 60, 0, 0, 60, *[1] * 9]
+    monkeypatch.setattr(merges, "PIECE_CHARS", 4)
+    assert list(merges._joined(["ab", "", "cd", "e", "f"], patterns.PATTERNS["digits"].regex)) == [
+        "ab0cd",
+        "e0f",
+    ]
+    assert list(merges._joined(["a", "b", "b ", "c", "1", "d"], patterns.PATTERNS["gpt2"].regex)) == ["a0b0b ", "c", "1", "d"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Tokenizer]:
     texts = [*small.SENTENCES, "It's I'LL don't\n\n  12345 ½ — naïve café!!\n\n é中é中 \t\tx\r\n"] * 3
