@@ -23,7 +23,7 @@ REASONS = {"stop", "length", "tool_calls", "content_filter"}
 class AddressBackend:
     """One model at one server. Implements `core_ml.engine.backend.Backend`."""
 
-    takes = frozenset(BEYOND)
+    takes = frozenset(BEYOND) - {"guided_regex"}
     n_bytes = 0
     is_gone = False
 

@@ -83,6 +83,8 @@ class Job:
     logit_bias: tuple[tuple[int, float], ...] = ()
     response_format: dict[str, Any] | None = None
     """As the protocol has it: json_object, or json_schema with its schema."""
+    guided_regex: str | None = None
+    """What a completion must match as a whole."""
     stop: tuple[str, ...] = ()
     seed: int | None = None
     echo: bool = False

@@ -217,7 +217,7 @@ def chat_job(request: ChatRequest) -> Job:
 
 def _sampling(request: SamplingRequest) -> dict[str, Any]:
     same = ("n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
-            "frequency_penalty", "seed", "response_format")  # fmt: skip
+            "frequency_penalty", "seed", "response_format", "guided_regex")  # fmt: skip
     biases = tuple((int(id), bias) for id, bias in (request.logit_bias or {}).items())
     given = {name: getattr(request, name) for name in same}
     return given | {"stop": request.stops, "logit_bias": biases, "streams": request.stream}

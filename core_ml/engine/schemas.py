@@ -4,9 +4,10 @@ Unknown fields are passed over, since clients send many. A known field that this
 refused unless it says "off": an answer that silently lacks what was asked for would be worse.
 """
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core_ml.engine.errors import ApiError, bad_request
 
@@ -20,6 +21,7 @@ BEYOND: dict[str, Any] = {
     "frequency_penalty": 0.0,
     "logit_bias": None,
     "response_format": None,
+    "guided_regex": None,
     "tools": [],
 }
 """Fields that not every backend knows, with the value that asks for nothing."""
@@ -68,6 +70,7 @@ class SamplingRequest(BaseModel):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[str, Bias] | None = Field(None, max_length=1024)
     response_format: dict[str, Any] | None = None
+    guided_regex: str | None = Field(None, min_length=1, max_length=10_000)
     n: int = Field(1, ge=1, le=128)
     stop: Stop | list[Stop] = Field(default_factory=list)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -85,6 +88,23 @@ class SamplingRequest(BaseModel):
             if value is None
             else value
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_vllm_writes_it(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """`guided_json`, and `structured_outputs` with json or regex, are other names of two fields."""
+        given = body.get("structured_outputs")
+        if given is not None and (not isinstance(given, dict) or len(given.keys() & {"json", "regex"}) != 1):
+            raise ValueError("structured_outputs must have either json, a schema, or regex")
+        schema = (given or {}).get("json", body.get("guided_json"))
+        if isinstance(schema, str):
+            schema = json.loads(schema)
+        regex = (given or {}).get("regex", body.get("guided_regex"))
+        if schema is not None:
+            body = body | {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+        if regex is not None and body.get("response_format", {}).get("type", "text") != "text":
+            raise ValueError("guided_regex and a JSON schema cannot both be met: give one of them")
+        return body if regex is None else body | {"guided_regex": regex}
 
     @field_validator("logit_bias")
     @classmethod

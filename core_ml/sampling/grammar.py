@@ -1,9 +1,8 @@
 """Completions that must match a JSON Schema or a regular expression, token by token, with `llguidance`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ class Grammar:
     source: str
 
 
-ANY_JSON = Grammar("json_schema", json.dumps({"type": "object"}))
-
-
 class Grammars:
     """Compiles grammars for one vocabulary.
 
@@ -41,12 +37,14 @@ class Grammars:
 
     def begin(self, grammar: Grammar) -> "Constraint":
         """Raises: UserError for a grammar that cannot be read or is too large."""
-        make: Any = (
-            LLMatcher.grammar_from_regex if grammar.kind == "regex" else LLMatcher.grammar_from_json_schema
-        )
         what = "regular expression" if grammar.kind == "regex" else "JSON Schema"
         try:
-            matcher = LLMatcher(self._tokenizer, make(grammar.source), log_level=0)
+            if grammar.kind == "regex":
+                text = LLMatcher.grammar_from_regex(grammar.source)
+            else:
+                # Where any white space may stand, a small network goes on with it for ever.
+                text = LLMatcher.grammar_from_json_schema(grammar.source, {"whitespace_flexible": False})
+            matcher = LLMatcher(self._tokenizer, text, log_level=0)
         except ValueError as error:
             raise UserError(f"the {what} cannot be used: {_first_line(error)}") from None
         if matcher.is_error():

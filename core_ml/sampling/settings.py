@@ -26,6 +26,3 @@ class Sampling:
         """Whether logits are changed, token by token, before temperature and truncation."""
         neutral = self.repetition_penalty == 1 and not self.presence_penalty and not self.frequency_penalty
         return bool(self.logit_bias) or not neutral
-
-
-GREEDY = Sampling(temperature=0.0)

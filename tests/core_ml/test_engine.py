@@ -1,6 +1,8 @@
 """The engine as a process, spoken to by the real `openai` package."""
 
 import asyncio
+import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -310,7 +312,8 @@ def test_a_stranger_is_turned_away(url: str) -> None:
         ("prompt", [1, "a"], "a text, a list of texts"),
         ("prompt", [304], "go up to 303"),
         ("prompt", "a" * 200, f"context is {CONTEXT} tokens"),
-        ("frequency_penalty", 0.5, "leave it out"),
+        ("frequency_penalty", 3, "less than or equal to 2"),
+        ("logit_bias", {"cat": 1}, "token ids"),
         ("best_of", 3, "leave it out"),
         ("stream", "yes", "boolean"),
     ],
@@ -390,3 +393,73 @@ def test_a_damaged_checkpoint_is_told_in_one_sentence_and_the_others_answer(
         assert client.completions.create(model="tiny", prompt="a", max_tokens=1).choices
     finally:
         shutil.rmtree(root / "ffff6666")
+
+
+def test_an_answer_follows_a_schema_or_a_regular_expression(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}},
+              "required": ["n"], "additionalProperties": False}  # fmt: skip
+    asked = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    answer = client.chat.completions.create(
+        model="tiny", messages=QUESTION, seed=1, max_tokens=40, response_format=asked, n=3
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop" and choice.message.content is not None
+        assert set(json.loads(choice.message.content)) == {"n"}
+    for more in (
+        {"guided_regex": "(cat|dog)[0-9]{2}"},
+        {"structured_outputs": {"regex": "(cat|dog)[0-9]{2}"}},
+        {"guided_json": {"enum": ["cat11", "dog22"]}},
+    ):
+        text = client.completions.create(
+            model="tiny", prompt="the", seed=2, max_tokens=30, extra_body=more
+        ).choices[0].text  # fmt: skip
+        assert re.fullmatch(r'"?(cat|dog)[0-9]{2}"?', text)
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"guided_regex": "("}, "guided_regex"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "?"}}}},
+            "response_format",
+        ),
+        ({"structured_outputs": {"choice": ["a"]}}, None),
+        ({"guided_json": "{"}, None),
+        ({"guided_json": {}, "guided_regex": "a"}, None),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_refused(
+    client: openai.OpenAI, more: dict, param: str | None
+) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model="tiny", prompt="the", extra_body=more)
+    assert error.value.param == param
+
+
+def test_penalties_and_biases_of_one_request_do_not_touch_another(
+    client: openai.OpenAI, network: tuple[GPT, Tokenizer]
+) -> None:
+    plain = client.completions.create(model="tiny", prompt="the cat", max_tokens=30, temperature=0)
+    first = plain.choices[0].token_ids[0]  # type: ignore[attr-defined]
+    barred = client.completions.create(
+        model="tiny", prompt=["the cat"] * 2, max_tokens=30, temperature=0, logit_bias={str(first): -100}
+    )
+    assert all(first not in choice.token_ids for choice in barred.choices)  # type: ignore[attr-defined]
+    varied = client.completions.create(
+        model="tiny", prompt="the cat", max_tokens=30, temperature=0, frequency_penalty=2, presence_penalty=2,
+        extra_body={"repetition_penalty": 5.0, "min_p": 0.1},
+    )  # fmt: skip
+    ids = varied.choices[0].token_ids  # type: ignore[attr-defined]
+    assert len(set(ids)) > len(set(plain.choices[0].token_ids))  # type: ignore[attr-defined]
+
+
+def test_a_chat_goes_on_from_what_the_engine_has_read_before(client: openai.OpenAI) -> None:
+    first = client.chat.completions.create(model="tiny", messages=QUESTION, temperature=0, max_tokens=12)
+    said = {"role": "assistant", "content": first.choices[0].message.content or ""}
+    asked = [*QUESTION, said, {"role": "user", "content": "a tree"}]
+    again = [
+        client.chat.completions.create(model="tiny", messages=asked, temperature=0, max_tokens=12)  # type: ignore[arg-type]
+        for _ in range(2)
+    ]
+    assert again[0].choices[0].message.content == again[1].choices[0].message.content

@@ -8,7 +8,9 @@ import torch
 
 from core_ml.engine.backend import Piece, Token
 from core_ml.engine.batch import Batch
+from core_ml.engine.errors import ApiError
 from core_ml.engine.loop import Loop
+from core_ml.engine.queue import MAX_WAITING, Queue
 from core_ml.engine.rows import Row
 from core_ml.engine.text import TextStream
 from core_ml.model import checkpoint
@@ -242,3 +244,48 @@ def test_after_a_failed_step_every_caller_is_told_and_the_next_request_works(
         assert ended[3].wait(20) and last.ended == "length"
     finally:
         loop.stop()
+
+
+def asked_by(owner: object, n: int) -> list[Row]:
+    rows = [Asked(PROMPTS[1], 4, 1.0, seed).row for seed in range(n)]
+    for row in rows:
+        row.owner = owner
+    return rows
+
+
+def test_clients_take_turns_whatever_each_has_asked_for() -> None:
+    queue = Queue()
+    greedy, modest, late = asked_by("greedy", 50), asked_by("modest", 2), asked_by("late", 1)
+    for rows in (greedy, modest, late):
+        queue.add(rows)
+    # Places go to whoever has fewest: one each, then the second of those who still wait, then what is left.
+    assert queue.take([], 6, 1000) == [greedy[0], modest[0], late[0], greedy[1], modest[1], greedy[2]]
+    # Who holds places already waits until the others have as many.
+    queue.add(asked_by("new", 3))
+    assert [row.owner for row in queue.take(greedy[:3], 4, 1000)] == ["new", "new", "new", "greedy"]
+    assert len(queue) == 46
+
+
+def test_prompts_that_are_read_at_once_are_bounded_and_equal_ones_count_once() -> None:
+    queue = Queue()
+    rows = [Asked([5] * 300, 4).row for _ in range(5)]
+    for row in rows[1:3]:
+        row.prompt = rows[0].prompt
+    queue.add(rows)
+    assert len(queue.take([], 64, 500)) == 3
+    assert len(queue.take([], 64, 100)) == 1  # the first may be longer
+
+
+def test_what_nobody_waits_for_is_passed_over() -> None:
+    queue = Queue()
+    rows = asked_by("one", 3)
+    queue.add(rows)
+    rows[0].cancelled = rows[2].cancelled = True
+    assert queue.take([], 64, 1000) == [rows[1]] and len(queue) == 0
+
+
+def test_too_many_that_wait_are_refused() -> None:
+    queue = Queue()
+    queue.add(asked_by("one", 1) * MAX_WAITING)
+    with pytest.raises(ApiError, match="4096 completions are waiting"):
+        queue.add(asked_by("two", 1))
