@@ -6,16 +6,12 @@ Every address of the host must be a public one, the connection goes to the very 
 
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
 from core_ml.engine import network
-from core_ml.engine.network import is_public
 from core_ml.errors import UserError
 from lab.errors import FieldError, Invalid
-
-__all__ = ["download", "is_public", "look_up"]
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 DEADLINE = 600  # seconds for the whole file; a server that drips would hold a thread for ever
@@ -24,12 +20,9 @@ FIELD = "url"
 
 def download(url: str, target: Path, max_bytes: int) -> None:
     """Write what an address answers to a file. Raises Invalid with what is wrong with the address or the answer."""
-    host, port, address = look_up(url)
-    parts = urlsplit(url)
-    literal = f"[{address}]" if ":" in address else address
-    pinned = parts._replace(netloc=f"{literal}:{port}", fragment="").geturl()
+    pinned, header, host = _pinned(url)
     headers = {
-        "Host": host if parts.port is None else f"{host}:{port}",
+        "Host": header,
         # What is unpacked on the way could be endless; a file that is packed itself is measured later.
         "Accept-Encoding": "identity",
         "User-Agent": "move37",
@@ -60,10 +53,10 @@ def _write(answer: httpx.Response, target: Path, max_bytes: int, end: float) -> 
             file.write(chunk)
 
 
-def look_up(url: str) -> tuple[str, int, str]:
-    """Host, port, and the one public address to connect to. Raises Invalid."""
+def _pinned(url: str) -> tuple[str, str, str]:
+    """As `network.pinned`. Raises Invalid."""
     try:
-        return network.look_up(url)
+        return network.pinned(url)
     except UserError as error:
         here = "not a public address" in error.message
         hint = ": files of this network are imported by path or upload" if here else ""

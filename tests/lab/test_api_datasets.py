@@ -279,7 +279,7 @@ def site(monkeypatch):
     server.hosts = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     answers = [[(0, 0, 0, "", ("127.0.0.1", 0))]]
-    monkeypatch.setattr(fetch, "is_public", lambda address: True)
+    monkeypatch.setattr(fetch.network, "is_public", lambda address: True)
     real = socket.getaddrinfo
     monkeypatch.setattr(
         fetch.network.socket,
