@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ def import_url(
     with TemporaryDirectory(dir=settings.UPLOAD_ROOT) as folder:
         file = Path(folder) / "download"
         fetch.download(url, file, settings.MAX_UPLOAD_BYTES)
-        filename = Path(fetch.urlsplit(url).path).name or fetch.urlsplit(url).hostname or "download"
+        filename = Path(urlsplit(url).path).name or urlsplit(url).hostname or "download"
         return _import_file(file, filename, "url", name, form, account)
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 
@@ -45,7 +46,7 @@ def import_url(url: str, **about: Any) -> Artifact:
     with TemporaryDirectory(dir=settings.UPLOAD_ROOT) as folder:
         file = Path(folder) / "download"
         fetch.download(url, file, MAX_FILE_BYTES)
-        filename = Path(fetch.urlsplit(url).path).name or fetch.urlsplit(url).hostname or "download"
+        filename = Path(urlsplit(url).path).name or urlsplit(url).hostname or "download"
         return _import(file, filename, "url", **about)
 
 
