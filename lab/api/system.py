@@ -35,7 +35,9 @@ class InputOut(Schema):
     accepts: list[str]
     optional: bool
     many: bool
-    instead: str = Field(description="Another input that may be given in its place; empty when there is none.")
+    instead: str = Field(
+        description="Another input that may be given in its place; empty when there is none."
+    )
     description: str
 
 
