@@ -114,7 +114,10 @@ def complete(model: GPT, rows: Sequence[Row], stop_ids: Collection[int]) -> Iter
     waiting = deque(sorted(rows, key=lambda row: (len(row.prompt), tuple(row.prompt))))
     longest = max((len(row.prompt) + row.max_new_tokens for row in rows), default=0)
     limit = max_rows(model, longest)
-    sampler.reserve(min(limit, len(rows)), longest)
+    n_rows = min(limit, len(rows))
+    if rows:
+        # A bound: rows may end before they are full.
+        sampler.expect(n_rows, longest, sum(row.max_new_tokens for row in rows) // n_rows)
     while waiting or sampler.rows:
         drawn = list(sampler.rows)
         if drawn:

@@ -5,7 +5,6 @@ the product itself. A layout serves one number of rows, so a batch is filled up 
 """
 
 import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +12,27 @@ from torch import Tensor, nn
 
 from core_ml import measured
 
-Product = Callable[[Tensor], Tensor]
 PACK_AFTER = 4  # steps at one size: laying out a matrix costs about as much as three products with it
 MAX_PACKED_BYTES = 1 << 30
 """The layouts are a second copy of the weights."""
 WAYS = ("plain", "mkl", "onednn")
 
+# The library's product as an operator of our own: the compiler takes its own only for weights that never change.
+_library = torch.library.Library("core_ml", "FRAGMENT")
+_library.define("mkl_linear(Tensor x, Tensor packed, Tensor weight, Tensor? bias, int n) -> Tensor")
+
+
+def _mkl_linear(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, n: int) -> Tensor:
+    return torch.ops.mkl._mkl_linear(x, packed, weight, bias, n)
+
+
+for key in ("CPU", "MkldnnCPU"):
+    _library.impl("mkl_linear", _mkl_linear, key)
+_library.impl("mkl_linear", lambda x, packed, weight, bias, n: x.new_empty(x.size(0), weight.size(0)), "Meta")
+
 
 class Linear:
-    """x @ weight.T + bias in one type. `product` is what computes it now."""
+    """x @ weight.T + bias for a few rows, in one type, in the way that `use` chose."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         self.weight = layer.weight.detach().to(dtype)
@@ -30,17 +41,23 @@ class Linear:
 
     def use(self, way: str, n: int) -> None:
         """Lay the matrix out for n rows."""
-        weight, bias = self.weight, self.bias
-        self.product: Product = lambda x: F.linear(x, weight, bias)
+        self.way, self.n = way, n
+        self.packed = self.weight
         if way == "mkl":
-            packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, n)
-            self.product = lambda x: torch.ops.mkl._mkl_linear(x, packed, weight, bias, n)
+            self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, n)
         elif way == "onednn":
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, n)
-            self.product = lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, n)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.product(x)
+        if self.way == "mkl":
+            return torch.ops.core_ml.mkl_linear(x, self.packed, self.weight, self.bias, self.n)
+        if self.way == "onednn":
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        if torch.compiler.is_compiling() and x.size(0) == 1 and x.dtype == torch.bfloat16:
+            # One pass over the weights as they lie; the library would rearrange them at every call.
+            y = (x[0].float() * self.weight.float()).sum(-1)[None]
+            return (y if self.bias is None else y + self.bias).to(x.dtype)
+        return F.linear(x, self.weight, self.bias)
 
 
 class Products:
@@ -66,6 +83,19 @@ class Products:
             self._pack(wanted)
         return self._size if n <= self._size else n
 
+    def prepare(self, n: int) -> int:
+        """Lay the matrices out for n rows without waiting until they stay; returns how many are computed."""
+        if not self._packs:
+            return n
+        if filled_up(n) != self._size:
+            self._pack(filled_up(n))
+        return self._size
+
+    @property
+    def can_be_compiled(self) -> bool:
+        """False with a layout that only its own library can read."""
+        return all(linear.way != "onednn" for linear in self._linears)
+
     def _pack(self, n: int) -> None:
         way = measured.remembered(self._key(n), lambda: self._quickest(n))
         for linear in self._linears:
@@ -84,7 +114,9 @@ class Products:
             linear.weight.size(1): linear.weight.new_ones(n, linear.weight.size(1)) for linear in linears
         }
         for way in WAYS:
-            if not available(way, linears[0].weight.dtype):
+            # For one row there is nothing to rearrange in float32, and timing would only find noise.
+            alone = n == 1 and linears[0].weight.dtype == torch.float32
+            if not available(way, linears[0].weight.dtype) or (alone and way != "plain"):
                 continue
             for linear in linears:
                 linear.use(way, n)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core_ml.model.device import tokens_at_once
 from core_ml.model.gpt import GPT, Cache
+from core_ml.sampling import compiled
 from core_ml.sampling.choose import choose
 from core_ml.sampling.grammar import Constraint
 from core_ml.sampling.prefixes import Prefixes
@@ -130,9 +131,10 @@ class Sampler(Generic[R]):
             self.rows[index] = last
 
     @computing
-    def reserve(self, n_rows: int, n_places: int) -> None:
-        """Make room at once for what is known to come."""
+    def expect(self, n_rows: int, n_places: int, n_steps: int) -> None:
+        """Make ready for what is known to come: room for rows of `n_places`, and a compiled step if that pays."""
         self.slots.reserve(n_rows, n_places)
+        compiled.begin(self._step, n_rows, n_steps)
 
     @computing
     def rest(self) -> None:

@@ -22,7 +22,6 @@ class Turn:
 
     rows: Tensor  # (n,) 0, 1, …
     positions: Tensor  # (n,)
-    width: int
     bias: Tensor  # (n · n_kv_head, 1, width), 0 where a row may look, for layers that see everything
     windowed: Tensor  # the same for layers with a window
 
@@ -68,16 +67,7 @@ class Slots:
             windowed = bias
         else:
             windowed = self._bias(hidden | (places <= positions[:, None] - window))
-        return Turn(torch.arange(n, device=self.device), positions, width, bias, windowed)
-
-    def write(self, layer: int, turn: Turn, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (n, n_kv_head, d_head) at the rows' ends; returns all, (n · n_kv_head, width, d_head)."""
-        n = len(turn.rows)
-        stored = []
-        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-            store[turn.rows, :, turn.positions] = new
-            stored.append(store[:n].flatten(0, 1)[:, : turn.width])
-        return stored[0], stored[1]
+        return Turn(torch.arange(n, device=self.device), positions, bias, windowed)
 
     def close(self) -> None:
         """All layers have their token: each row is one longer."""
@@ -96,6 +86,12 @@ class Slots:
         dtype = self.keys[0].dtype
         bias = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, HIDDEN)
         return bias.repeat_interleave(self.config.n_kv_head, dim=0)[:, None]
+
+
+def append(store: Tensor, turn: Turn, new: Tensor) -> Tensor:
+    """Write (n, n_kv_head, d_head) at the rows' ends; returns all that may be seen, (n · n_kv_head, width, d_head)."""
+    store[turn.rows, :, turn.positions] = new
+    return store[: new.size(0)].flatten(0, 1)[:, : turn.bias.size(-1)]
 
 
 def _doubled(size: int, needed: int) -> int:

@@ -4,16 +4,21 @@
 gone, the new keys are written where they stay, and what a mask hides is added to the scores by their product.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block
 from core_ml.sampling.products import Linear, Products
-from core_ml.sampling.slots import Slots, Turn
+from core_ml.sampling.slots import Slots, Turn, append
 
 
 class Step:
     """The network as it is now: weights that change afterwards need a new one. Products are in `dtype`."""
+
+    compiled: "tuple[int, Network] | None" = None
+    """How many rows a step as one compiled graph takes, and the graph; `core_ml.sampling.compiled` decides."""
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
@@ -32,56 +37,69 @@ class Step:
         n = self.products.rows(len(ids))
         turn = slots.turn(n)
         tokens = torch.tensor(ids + [0] * (n - len(ids)), device=slots.device)
-        x = self.model.embed(tokens[:, None], turn.positions[:, None])[:, 0]
+        size, network = self.compiled or (0, Step.network)
+        network = network if n == size else Step.network
+        logits = network(self, tokens, slots.keys, slots.values, turn)
+        slots.close()
+        return logits[: len(ids)]
+
+    def network(self, ids: Tensor, keys: list[Tensor], values: list[Tensor], turn: Turn) -> Tensor:
+        """(n,) token ids to (n, vocab_size) logits; new keys and values are written to their places."""
+        x = self.model.embed(ids[:, None], turn.positions[:, None])[:, 0]
         rotation = None
         if self.model.config.positions == "rope":
             rotation = self.cos[turn.positions, None], self.sin[turn.positions, None]
-        for layer in self.layers:
-            x = layer(x, rotation, slots, turn)
-        slots.close()
-        logits = self.head(self.model.norm(x).to(self.dtype))[: len(ids)].float()
+        for number, layer in enumerate(self.layers):
+            x = layer(x, rotation, keys[number], values[number], turn)
+        logits = self.head(self.model.norm(x).to(self.dtype)).float()
         cap = self.model.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+Rotation = tuple[Tensor, Tensor]
+Network = Callable[[Step, Tensor, list[Tensor], list[Tensor], Turn], Tensor]
 
 
 class Layer:
     """`Block.forward` for one new token a row."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        self.block, self.dtype = block, dtype
-        self.config = config = block.config
+        self.dtype, self.config = dtype, block.config
         # An adapted layer is used as what it will be when its adapter is merged.
         merged = [
             getattr(layer, "merged", lambda layer=layer: layer)()
             for layer in (block.qkv, block.out, block.up, block.down)
         ]
         self.qkv, self.out, self.up, self.down = (Linear(layer, dtype) for layer in merged)
-        self.turns = config.rotates(block.layer)
-        self.windowed = config.window_of(block.layer) is not None
-        self.activate = ACTIVATIONS[config.activation]
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.post_norm1, self.post_norm2 = block.post_norm1, block.post_norm2
+        self.q_norm, self.k_norm = block.q_norm, block.k_norm
+        self.turns = block.config.rotates(block.layer)
+        self.windowed = block.config.window_of(block.layer) is not None
 
-    def __call__(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, slots: Slots, turn: Turn) -> Tensor:
-        """x: (n, d_model); rotation: (n, 1, d_head) each."""
-        block = self.block
-        x = x + block.post_norm1(self.out(self.attention(block.norm1(x), rotation, slots, turn)))
-        return x + block.post_norm2(self.feed_forward(block.norm2(x)))
+    def __call__(
+        self, x: Tensor, rotation: Rotation | None, keys: Tensor, values: Tensor, turn: Turn
+    ) -> Tensor:
+        """x: (n, d_model); rotation: (n, 1, d_head) each; keys and values: this layer's, of all rows."""
+        x = x + self.post_norm1(self.out(self.attention(self.norm1(x), rotation, keys, values, turn)))
+        return x + self.post_norm2(self.feed_forward(self.norm2(x)))
 
     def attention(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, slots: Slots, turn: Turn
+        self, x: Tensor, rotation: Rotation | None, keys: Tensor, values: Tensor, turn: Turn
     ) -> Tensor:
         config, n = self.config, x.size(0)
         heads = self.qkv(x.to(self.dtype)).view(n, -1, config.d_head)
         qk, v = heads.split((config.n_head + config.n_kv_head, config.n_kv_head), dim=1)
         if config.qk_norm == "weighted":
             q, k = qk.split((config.n_head, config.n_kv_head), dim=1)
-            qk = torch.cat((self.block.q_norm(q), self.block.k_norm(k)), dim=1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
         elif config.qk_norm:
-            qk = self.block.q_norm(qk)
+            qk = self.q_norm(qk)
         if rotation is not None and self.turns:
             a, b = qk.chunk(2, dim=-1)
             qk = torch.addcmul(qk * rotation[0], torch.cat((b, a), dim=-1), rotation[1])
         q, k = qk.to(self.dtype).split((config.n_head, config.n_kv_head), dim=1)
-        keys, values = slots.write(self.block.layer, turn, k, v)
+        keys, values = append(keys, turn, k), append(values, turn, v)
         # Query heads that share a key head are rows of one product.
         q = q.reshape(n * config.n_kv_head, -1, config.d_head)
         bias = turn.windowed if self.windowed else turn.bias
@@ -94,8 +112,8 @@ class Layer:
         return torch.bmm(weights, values).reshape(n, -1)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        inner = self.up(x.to(self.dtype))
+        inner, activate = self.up(x.to(self.dtype)), ACTIVATIONS[self.config.activation]
         if self.config.gated:
             gate, inner = inner.chunk(2, dim=-1)
-            return self.down(self.activate(gate) * inner)
-        return self.down(self.activate(inner))
+            return self.down(activate(gate) * inner)
+        return self.down(activate(inner))

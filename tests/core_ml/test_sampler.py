@@ -8,7 +8,7 @@ import torch
 
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
-from core_ml.sampling import products, slots
+from core_ml.sampling import compiled, products, slots
 from core_ml.sampling.products import Products, filled_up
 from core_ml.sampling.sampler import Row, Sampler
 from core_ml.sampling.settings import Sampling
@@ -302,3 +302,46 @@ def test_places_grow_with_the_rows_and_never_beyond_the_context(model: GPT) -> N
     assert sampler.slots.keys[0].size(2) == slots.GROW_PLACES
     run(sampler)
     assert len(one.ids) == CONTEXT - 3 and sampler.slots.keys[0].size(2) == CONTEXT
+
+
+@pytest.mark.parametrize(("name", "n"), [("llama-like", 1), ("gemma-like", 3)])
+def test_the_compiled_step_gives_what_the_plain_one_gives(
+    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network(**{**NETWORKS[name], "n_layer": 1})
+    sizes = []
+    graph = compiled._run
+    monkeypatch.setattr(
+        compiled, "_run", lambda step, ids, *rest: sizes.append(len(ids)) or graph(step, ids, *rest)
+    )
+    plain, fast = ([row(prompt, 20) for prompt in PROMPTS[1 : 1 + n]] for _ in range(2))
+    for rows in (plain, fast):
+        sampler: Sampler[Row] = Sampler(model)
+        sampler.join(rows)
+        if rows is fast:
+            compiled.use(sampler._step, n)
+        run(sampler)
+    assert sizes == [filled_up(n)] * 19
+    for one, other in zip(plain, fast, strict=True):
+        assert one.ids == other.ids and one.last is not None and other.last is not None
+        assert one.last.logprob == pytest.approx(other.last.logprob, abs=2e-5)
+
+
+def test_a_step_is_compiled_for_long_jobs_only_and_what_was_measured_is_remembered(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, Any] = {}
+    monkeypatch.setattr(compiled.measured, "recalled", known.get)
+    monkeypatch.setattr(compiled.measured, "remember", lambda what, value: known.setdefault(what, value))
+    monkeypatch.setattr(compiled, "_steps", compiled.Counter())
+    monkeypatch.setattr(compiled, "seconds", lambda step, n: 0.003)
+    probed = []
+    found = {"eager": 0.003, "compiled": 0.002, "compiling": 20.0}
+    monkeypatch.setattr(compiled, "probe", lambda step, n: probed.append(n) or found)
+    step = Sampler(model)._step
+    assert not compiled.pays(step, 1, 1000) and not probed
+    # 12,000 steps so far could save 0.25 · 3 ms each, as much as compiling three layers costs: now it is measured.
+    assert not compiled.pays(step, 1, 11_000) and probed == [1]
+    # 1 ms a step makes good for 20 s after 20,000 steps, however many jobs make them.
+    assert not compiled.pays(step, 1, 8_000) and compiled.pays(step, 1, 1_000)
+    assert probed == [1] and not compiled.pays(step, 8, 1000)
