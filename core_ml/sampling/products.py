@@ -97,7 +97,10 @@ class Products:
         return all(linear.way != "onednn" for linear in self._linears)
 
     def _pack(self, n: int) -> None:
-        way = measured.remembered(self._key(n), lambda: self._quickest(n))
+        if n == 1 and self._linears[0].weight.dtype == torch.float32:
+            way = "plain"  # a vector meets every weight once: nothing to lay out, and timing would find noise
+        else:
+            way = measured.remembered(self._key(n), lambda: self._quickest(n))
         for linear in self._linears:
             linear.use(way, n)
         self._size = n
@@ -114,9 +117,7 @@ class Products:
             linear.weight.size(1): linear.weight.new_ones(n, linear.weight.size(1)) for linear in linears
         }
         for way in WAYS:
-            # For one row there is nothing to rearrange in float32, and timing would only find noise.
-            alone = n == 1 and linears[0].weight.dtype == torch.float32
-            if not available(way, linears[0].weight.dtype) or (alone and way != "plain"):
+            if not available(way, linears[0].weight.dtype):
                 continue
             for linear in linears:
                 linear.use(way, n)
