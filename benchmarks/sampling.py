@@ -3,7 +3,7 @@
 The claim: `core_ml.sampling` samples from a network quicker than the best of the peers: with one row, with 8 and
 64 different prompts, and with 64 rollouts of one prompt. Peers are `generate` of `transformers` in float32 and in
 bfloat16, as it comes and with the allocator settings that ours uses; nanochat's engine (a checkout named by
---nanochat or NANOCHAT; a network of its own of the same size, and always one prompt, since it takes no more);
+--nanochat or NANOCHAT; a network of its own of the same size, and no different prompts, since it takes one);
 and llama.cpp in f16, its most exact file of ours, through its own server. Ours multiplies in the type that
 `core_ml.model.device.precision` measured to be the quicker one, and log-probabilities come with every token. It is
 timed as a short job runs, and as a long one does, with its step compiled (13 to 20 s, which are not counted).
@@ -200,7 +200,8 @@ def llama(name: str, options: argparse.Namespace) -> Side:
     from core_ml.model import checkpoint
     from core_ml.tokenizer.tokenizer import Tokenizer
 
-    folder = Path(tempfile.mkdtemp())
+    keep = tempfile.TemporaryDirectory()  # goes with this process
+    folder = Path(keep.name)
     checkpoint.save(network(), Tokenizer.train(["a token for every byte"] * 9, 280), folder)
     gguf.save(folder / "a.gguf", folder, "f16", name="A", role="base")
     command = [
@@ -210,7 +211,7 @@ def llama(name: str, options: argparse.Namespace) -> Side:
         "--model",
         folder / "a.gguf",
         "--socket",
-        folder / "s",
+        folder / "s.sock",
     ]
     command += ["--context", str(A.max_seq_len), "--slots", "64", "--threads", str(torch.get_num_threads())]
     server = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
@@ -218,7 +219,7 @@ def llama(name: str, options: argparse.Namespace) -> Side:
     while server.stdout.readline().strip() != "ready":
         if server.poll() is not None:
             raise RuntimeError("llama.cpp did not start")
-    transport = httpx.HTTPTransport(uds=str(folder / "s"), limits=httpx.Limits(max_connections=64))
+    transport = httpx.HTTPTransport(uds=str(folder / "s.sock"), limits=httpx.Limits(max_connections=64))
     client = httpx.Client(transport=transport, base_url="http://llama", timeout=600)
     pool = ThreadPoolExecutor(64)
 
@@ -228,6 +229,7 @@ def llama(name: str, options: argparse.Namespace) -> Side:
         return client.post("/completion", json=body).raise_for_status().json()["tokens"]
 
     def side(prompts: list[list[int]], n: int, greedy: bool, seed: int) -> list[list[int]]:
+        assert keep.name and server.poll() is None
         return list(pool.map(lambda item: one(item[1], n, seed + item[0]), enumerate(prompts)))
 
     return side
@@ -304,6 +306,8 @@ def parted(ours: list[list[int]], theirs: list[list[int]], prompts: list[list[in
 def compare(case: Case, us: list[Worker], peers: list[Worker], rounds: int, n_new: int) -> dict[str, Any]:
     prompts = case.prompts()
     times: dict[str, list[float]] = {}
+    one_prompt = case.shared or case.batch == 1
+    peers = [worker for worker in peers if one_prompt or not worker.name.startswith("nanochat")]
     for number in range(rounds + 1):  # the first one warms up
         for worker in (*us, *peers):
             seconds = worker.ask(prompts, n_new, seed=number)["seconds"]
@@ -314,6 +318,7 @@ def compare(case: Case, us: list[Worker], peers: list[Worker], rounds: int, n_ne
         f"{case.name}: " + "; ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items()) + " tokens/s"
     )
     best_of_us = max((worker.name for worker in us), key=speeds.__getitem__)
+    # One row is compared with what runs on PyTorch too: llama.cpp's kernels are the business of its own backend.
     others = [worker.name for worker in peers if case.batch > 1 or worker.name != "llama.cpp f16"]
     best_peer = max(others, key=speeds.__getitem__)
     ratio = statistics.median(

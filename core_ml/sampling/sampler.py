@@ -24,6 +24,7 @@ from core_ml.sampling.slots import Slots
 from core_ml.sampling.step import Step
 
 Top = list[tuple[int, float]]
+SHARING = 4  # rows of one prompt from which on reading it once saves more than the rearranging costs
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -106,9 +107,10 @@ class Sampler(Generic[R]):
             ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
             logits = self.model.logits(hidden[torch.arange(len(prompts), device=hidden.device), ends])
             self._draw(joining, logits[where])
-            for row, number in zip(joining, where, strict=True):
-                self.slots.add(cache, number, len(row.prompt))
-                self.rows.append(row)
+            for number in range(len(prompts)):
+                self._seat(
+                    [row for row, own in zip(joining, where, strict=True) if own == number], cache, number
+                )
 
     @computing
     def step(self) -> None:
@@ -179,6 +181,16 @@ class Sampler(Generic[R]):
         if self.prefixes is not None:
             self.prefixes.keep(prompts[0], [k[0] for k in cache.keys], [v[0] for v in cache.values])
         return cache, hidden
+
+    def _seat(self, rows: list[R], cache: Cache, number: int) -> None:
+        """Let rows of one prompt join. What is kept for later needs each row whole, and so does a window."""
+        shares = self.prefixes is None and self.model.config.window is None
+        if len(rows) >= SHARING and shares:
+            self.slots.add_sharing(cache, number, len(rows[0].prompt), len(rows))
+        else:
+            for row in rows:
+                self.slots.add(cache, number, len(row.prompt))
+        self.rows += rows
 
     def _score(self, rows: Sequence[Row], hidden: Tensor) -> None:
         """Log-probabilities and rivals of the tokens of one prompt, from what reading it has made anyway."""

@@ -1,7 +1,7 @@
 """Keys and values of rows of different lengths, each of which grows by one token at a step.
 
-Rows come and go at any step (continuous batching, Yu et al. 2022, OSDI, "Orca"). Every row begins at place 0, so
-that places are positions, and a mask hides what lies beyond a row's end.
+Rows come and go at any step (continuous batching, Yu et al. 2022, OSDI, "Orca"). Every row begins at place 0,
+and a mask hides what lies beyond its end. Rows of one prompt may leave that to `trunks`.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import Cache
+from core_ml.sampling.trunks import HIDDEN, Seats, Trunks
 
 GROW_ROWS, GROW_PLACES = 4, 64
-HIDDEN = -1e30  # finite, so that a place of the batch without a row stays finite too
 
 
 @dataclass(slots=True)
@@ -21,9 +21,11 @@ class Turn:
     """One step's view of the places: where each row's new token stands, and what it may look at."""
 
     rows: Tensor  # (n,) 0, 1, …
-    positions: Tensor  # (n,)
+    places: Tensor  # (n,) among what is the row's own
+    positions: Tensor  # (n,) in its text, of which the beginning may be shared
     bias: Tensor  # (n · n_kv_head, 1, width), 0 where a row may look, for layers that see everything
     windowed: Tensor  # the same for layers with a window
+    seats: Seats | None  # where rows share their prompts
 
 
 class Slots:
@@ -35,6 +37,7 @@ class Slots:
         empty = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * config.n_layer)]
         self.keys, self.values = empty[: config.n_layer], empty[config.n_layer :]
         self.lengths: list[int] = []
+        self.trunks = Trunks(config, dtype, device)
 
     def add(self, prompt: Cache, row: int, length: int) -> None:
         """Append a row that begins as a row of a prompts' cache."""
@@ -43,6 +46,15 @@ class Slots:
         for mine, theirs in zip((*self.keys, *self.values), (*prompt.keys, *prompt.values), strict=True):
             mine[n, :, :length] = theirs[row, :, :length]
         self.lengths.append(length)
+        self.trunks.join(0)
+
+    def add_sharing(self, prompt: Cache, row: int, length: int, n: int) -> None:
+        """Append n rows that go on from one prompt. Layers with a window count places, and cannot share."""
+        assert self.config.window is None
+        trunk = self.trunks.add(prompt, row, length)
+        for _ in range(n):
+            self.lengths.append(0)
+            self.trunks.join(trunk)
 
     def remove(self, row: int) -> None:
         """The last row moves into the place of this one."""
@@ -52,22 +64,27 @@ class Slots:
                 store[row, :, : self.lengths[last]] = store[last, :, : self.lengths[last]]
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
+        self.trunks.leave(row)
 
     def turn(self, n: int) -> Turn:
         """Make room for one more token in each row, and in places up to `n` that hold none."""
         lengths = self.lengths + [0] * (n - len(self.lengths))
         width = max(lengths) + 1
         self.reserve(n, width)
-        positions = torch.tensor(lengths, device=self.device)
+        own = torch.tensor(lengths, device=self.device)
         places = torch.arange(width, device=self.device)
-        hidden = places > positions[:, None]
+        hidden = places > own[:, None]
         bias = self._bias(hidden)
         window = self.config.window
         if window is None or width <= window:
             windowed = bias
         else:
-            windowed = self._bias(hidden | (places <= positions[:, None] - window))
-        return Turn(torch.arange(n, device=self.device), positions, bias, windowed)
+            windowed = self._bias(hidden | (places <= own[:, None] - window))
+        positions, seats = own, self.trunks.seats(n)
+        if seats is not None:
+            shared = [self.trunks.lengths[trunk] for trunk in self.trunks.of]
+            positions = own + torch.tensor(shared + [0] * (n - len(shared)), device=self.device)
+        return Turn(torch.arange(n, device=self.device), own, positions, bias, windowed, seats)
 
     def close(self) -> None:
         """All layers have their token: each row is one longer."""
@@ -90,7 +107,7 @@ class Slots:
 
 def append(store: Tensor, turn: Turn, new: Tensor) -> Tensor:
     """Write (n, n_kv_head, d_head) at the rows' ends; returns all that may be seen, (n · n_kv_head, width, d_head)."""
-    store[turn.rows, :, turn.positions] = new
+    store[turn.rows, :, turn.places] = new
     return store[: new.size(0)].flatten(0, 1)[:, : turn.bias.size(-1)]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block
 from core_ml.sampling.products import Linear, Products
 from core_ml.sampling.slots import Slots, Turn, append
+from core_ml.sampling.trunks import Seats
 
 
 class Step:
@@ -38,7 +39,7 @@ class Step:
         turn = slots.turn(n)
         tokens = torch.tensor(ids + [0] * (n - len(ids)), device=slots.device)
         size, network = self.compiled or (0, Step.network)
-        network = network if n == size else Step.network
+        network = network if n == size and turn.seats is None else Step.network
         logits = network(self, tokens, slots.keys, slots.values, turn)
         slots.close()
         return logits[: len(ids)]
@@ -74,6 +75,7 @@ class Layer:
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.post_norm1, self.post_norm2 = block.post_norm1, block.post_norm2
         self.q_norm, self.k_norm = block.q_norm, block.k_norm
+        self.number = block.layer
         self.turns = block.config.rotates(block.layer)
         self.windowed = block.config.window_of(block.layer) is not None
 
@@ -102,14 +104,28 @@ class Layer:
         keys, values = append(keys, turn, k), append(values, turn, v)
         # Query heads that share a key head are rows of one product.
         q = q.reshape(n * config.n_kv_head, -1, config.d_head)
-        bias = turn.windowed if self.windowed else turn.bias
-        if config.attention_softcap is None:
-            scores = torch.baddbmm(bias, q, keys.mT, alpha=config.scale)
-        else:
-            cap = config.attention_softcap
-            scores = cap * torch.tanh(torch.bmm(q, keys.mT) * (config.scale / cap)) + bias
-        weights = scores.softmax(-1, dtype=torch.float32).to(self.dtype)
-        return torch.bmm(weights, values).reshape(n, -1)
+        scores = self.scores(q, keys, turn.windowed if self.windowed else turn.bias)
+        if turn.seats is None:
+            weights = scores.softmax(-1, dtype=torch.float32).to(self.dtype)
+            return torch.bmm(weights, values).reshape(n, -1)
+        return self.branching(q, scores, values, turn.seats).reshape(n, -1)
+
+    def branching(self, q: Tensor, scores: Tensor, values: Tensor, seats: Seats) -> Tensor:
+        """Attention to a prompt that several rows share and to what each has written: one softmax over both."""
+        h, g = self.config.n_kv_head, q.size(1)
+        shared = self.scores(seats.grouped(q, h), seats.keys[self.number].flatten(0, 1), seats.bias)
+        both = torch.cat((seats.ungrouped(shared, h, g), scores), dim=-1)
+        weights = both.softmax(-1, dtype=torch.float32).to(self.dtype)
+        of_shared, of_own = weights.split((shared.size(-1), scores.size(-1)), dim=-1)
+        y = torch.bmm(seats.grouped(of_shared, h), seats.values[self.number].flatten(0, 1))
+        return torch.bmm(of_own, values) + seats.ungrouped(y, h, g)
+
+    def scores(self, q: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+        """(B, g, d_head) and (B, S, d_head) to (B, g, S), what is hidden being far below all others."""
+        cap = self.config.attention_softcap
+        if cap is None:
+            return torch.baddbmm(bias, q, keys.mT, alpha=self.config.scale)
+        return cap * torch.tanh(torch.bmm(q, keys.mT) * (self.config.scale / cap)) + bias
 
     def feed_forward(self, x: Tensor) -> Tensor:
         inner, activate = self.up(x.to(self.dtype)), ACTIVATIONS[self.config.activation]

@@ -200,6 +200,35 @@ def test_rows_of_one_prompt_read_it_once(model: GPT, monkeypatch: pytest.MonkeyP
     assert len({tuple(one.ids) for one in group}) > 8
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rows_that_share_a_prompt_get_what_they_would_get_alone(name: str) -> None:
+    """Groups of two lengths and a row of its own, joining and leaving at different steps."""
+    model = network(**NETWORKS[name])
+    sampler: Sampler[Row] = Sampler(model)
+    first = [row(PROMPTS[3], 6 + 3 * n, n, how={"temperature": 1.0}) for n in range(6)]
+    second = [row(PROMPTS[1], 9 + 2 * n, n, how={"temperature": 1.0}) for n in range(4)]
+    sampler.join([*first, row(PROMPTS[2], 14)])
+    shares = NETWORKS[name].get("window") is None
+    assert sampler.slots.trunks.lengths == ([0, len(PROMPTS[3])] if shares else [0])
+    seen: dict[Row, list[float]] = {}
+    for number in range(30):
+        for one in sampler.rows:
+            assert one.last is not None
+            if len(seen.setdefault(one, [])) < len(one.ids):
+                seen[one].append(one.last.logprob)
+        for done in [one for one in sampler.rows if len(one.ids) == one.max_new_tokens]:
+            sampler.leave(sampler.rows.index(done))
+        if number == 4:
+            sampler.join(second)
+        elif sampler.rows:
+            sampler.step()
+    assert not sampler.rows and sampler.slots.trunks.lengths == [0]
+    for one, logprobs in seen.items():
+        wanted = forward(model, [*one.prompt, *one.ids])[len(one.prompt) - 1 : -1]
+        own = wanted.gather(-1, torch.tensor(one.ids)[:, None])[:, 0].tolist()
+        assert logprobs == pytest.approx(own, abs=1e-4)
+
+
 def test_logprobs_and_rivals_of_prompt_and_completion_come_with_the_first_pass(
     model: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
