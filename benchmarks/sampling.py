@@ -351,9 +351,9 @@ def main() -> int:
         return 0
     names = ["transformers float32"]
     if not options.quick:
-        names += ["transformers bfloat16", "transformers float32, same allocator"]
-        names += ["transformers bfloat16, same allocator", "llama.cpp f16"]
-        names += ["nanochat float32", "nanochat bfloat16"] if options.nanochat else []
+        dtypes = ["float32", "bfloat16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["float32"]
+        names = [f"transformers {dtype}{how}" for dtype in dtypes for how in ("", ", same allocator")]
+        names += ["llama.cpp f16", *(f"nanochat {dtype}" for dtype in dtypes if options.nanochat)]
     us = [Worker(name, options) for name in (["ours"] if options.quick else ["ours", "ours, compiled"])]
     peers = [Worker(name, options) for name in names]
     for worker in peers:

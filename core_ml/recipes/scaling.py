@@ -41,6 +41,13 @@ class ScalingConfig(RecipeConfig):
         gt=0,
         le=1e30,
     )
+    largest: float | None = setting(
+        None,
+        "Networks whose training would take more operations are left out, so that large ratios serve the small ones.",
+        unit="FLOP",
+        gt=0,
+        le=1e30,
+    )
     batch_size: int = setting(16, "Windows of text in each update.", unit="windows", ge=1, le=65_536)
     seq_len: int = setting(128, "Length of a window.", unit="tokens", ge=8, le=65_536)
     seed: int = setting(0, "The same seed gives the same networks.", ge=0, le=2**31 - 1)
@@ -65,9 +72,22 @@ class ScalingConfig(RecipeConfig):
         given = {"depth": depth, "tokens_per_parameter": ratio, "max_seq_len": max(16, self.seq_len)}
         return PretrainConfig.model_validate(shared | given).resolved(vocab_size)
 
+    def ladder(self, vocab_size: int) -> dict[str, PretrainConfig]:
+        """The pretrainings by name."""
+        found = {}
+        for depth in self.depths:
+            for ratio in self.ratios:
+                one = self.of(depth, ratio, vocab_size)
+                flops = FLOPS * one.network(vocab_size).n_parameters * one.n_tokens
+                if self.largest is None or flops <= self.largest:
+                    found[f"depth{depth}-ratio{ratio:g}"] = one
+        return found
+
 
 def networks(config: ScalingConfig, workspace: Workspace) -> list[str]:
-    return [f"depth{depth}-ratio{ratio:g}" for depth in config.depths for ratio in config.ratios]
+    from core_ml.tokenizer.tokenizer import Tokenizer
+
+    return list(config.ladder(Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json")).vocab_size))
 
 
 def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Event]:
@@ -87,9 +107,7 @@ def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Ev
     device.use_threads(config.threads)
     tokenizer = Tokenizer.load(workspace.input("tokenizer").file("tokenizer.json"))
     mixture = yield from opened(workspace, tokenizer, 0.05, config.seed, None)
-    index = networks(config, workspace).index(name)
-    depth, ratio = config.depths[index // len(config.ratios)], config.ratios[index % len(config.ratios)]
-    one = config.of(depth, ratio, tokenizer.vocab_size)
+    one = config.ladder(tokenizer.vocab_size)[name]
     batches = mixture.batches(one.seq_len, one.batch_size, one.seed)
     target = device.choose()
     torch.manual_seed(one.seed)
@@ -106,8 +124,8 @@ def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Ev
         yield Progress(step, one.steps, message=f"training {name}")
     validation = Validation(mixture.windows(one.seq_len, one.val_tokens), tokenizer)
     loss = yield from validation.measure(model)
-    tokens = one.steps * one.batch_size * one.seq_len
-    point = {"n_parameters": model.config.n_parameters, "tokens": tokens, "loss": loss, "depth": depth}
+    tokens = one.n_tokens
+    point = {"n_parameters": model.config.n_parameters, "tokens": tokens, "loss": loss, "depth": one.n_layer}
     assert workspace.shard_dir is not None
     (workspace.shard_dir / POINT).write_text(json.dumps(point))
     epochs = tokens / mixture.n_tokens
@@ -206,14 +224,11 @@ def _figure(rows: list[dict[str, Any]], law: Law) -> Figure:
 
 def cost(config: ScalingConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     vocab_size = next((s["vocab_size"] for s in inputs.get("tokenizer", []) if "vocab_size" in s), 1024)
-    flops, largest = 0.0, 0
-    for depth in config.depths:
-        for ratio in config.ratios:
-            one = config.of(depth, ratio, vocab_size)
-            network = one.network(vocab_size)
-            largest = max(largest, network.n_parameters)
-            flops += network.flops_per_token(one.seq_len) * one.steps * one.batch_size * one.seq_len
-    n = len(config.depths) * len(config.ratios)
+    ladder = config.ladder(vocab_size).values()
+    shapes = [(one.network(vocab_size), one) for one in ladder]
+    flops = sum(network.flops_per_token(one.seq_len) * one.n_tokens for network, one in shapes)
+    largest = max((network.n_parameters for network, _ in shapes), default=0)
+    n = len(shapes)
     return Cost(
         seconds=10.0 * n + flops / CORE_FLOPS,
         memory_bytes=int(5e8 + 16 * largest),

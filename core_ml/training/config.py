@@ -180,6 +180,11 @@ class PretrainConfig(RecipeConfig):
             sized = sized.model_copy(update={"steps": steps, "tokens_per_parameter": None})
         return sized
 
+    @property
+    def n_tokens(self) -> int:
+        """What the whole run reads, its dials being resolved."""
+        return self.steps * self.batch_size * self.seq_len
+
     def network(self, vocab_size: int) -> GPTConfig:
         return GPTConfig(
             vocab_size=vocab_size,

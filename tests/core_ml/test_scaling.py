@@ -8,11 +8,11 @@ import pytest
 from core_ml.events import Done, Event, Failed, Figure, Summary
 from core_ml.execute import execute, read_config, read_inputs
 from core_ml.recipes import pack
-from core_ml.recipes.scaling import RECIPE, cost, networks
+from core_ml.recipes.scaling import RECIPE, cost
 from core_ml.workspace import Workspace
 from tests.core_ml import small
 
-TINY = {"depths": [1, 2], "ratios": [0.02, 0.04, 0.08], "seq_len": 32, "batch_size": 4, "val_tokens": 256, "threads": 1}  # fmt: skip
+TINY = {"depths": [1, 2], "ratios": [0.01, 0.02, 0.04], "seq_len": 32, "batch_size": 4, "val_tokens": 256, "threads": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,4 +76,14 @@ def test_presets_hold_and_their_cost_is_told(preset: str, tmp_path: Path) -> Non
     config = read_config(RECIPE, {}, preset)
     told = cost(config, {"tokenizer": [{"vocab_size": 1024}]})
     assert told.seconds and told.memory_bytes
-    assert len(networks(config, None)) == len(config.depths) * len(config.ratios) >= 6
+    assert len(config.ladder(1024)) >= 6
+
+
+def test_networks_that_would_take_too_much_are_left_out() -> None:
+    config = read_config(RECIPE, {"depths": [1, 2], "ratios": [1, 4, 16]})
+    spent = {
+        name: 6 * one.network(1024).n_parameters * one.n_tokens for name, one in config.ladder(1024).items()
+    }
+    assert len(spent) == 6
+    capped = config.model_copy(update={"largest": spent["depth2-ratio4"]})
+    assert list(capped.ladder(1024)) == [name for name in spent if name != "depth2-ratio16"]
