@@ -103,9 +103,7 @@ def ours(name: str, options: argparse.Namespace) -> Side:
     from core_ml.sampling.generate import generate
 
     if "compiled" in name:
-        compiled.pays = lambda step, n, n_steps: (
-            step.products.prepare(n) > 0 and step.products.can_be_compiled
-        )  # type: ignore[assignment]
+        compiled.pays = lambda step, n, n_steps: True  # type: ignore[assignment]
     model = network()
 
     def side(prompts: list[list[int]], n: int, greedy: bool, seed: int) -> list[list[int]]:

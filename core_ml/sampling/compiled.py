@@ -50,8 +50,6 @@ def pays(step: Step, n: int, n_steps: int) -> bool:
             return False  # a quick answer for short jobs
         if _steps[what] * seconds(step, n) * LIKELY_GAIN < LIKELY_COMPILING * layers:
             return False
-        if not step.products.can_be_compiled:
-            return False
         known = measured.remember(what, probe(step, n))
     return _steps[what] * (known["eager"] - known["compiled"]) > known["compiling"]
 

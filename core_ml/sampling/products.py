@@ -4,7 +4,9 @@
 the product itself. A layout serves one number of rows, so a batch is filled up to it.
 """
 
+import itertools
 import time
+import weakref
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +17,7 @@ from core_ml import measured
 PACK_AFTER = 4  # steps at one size: laying out a matrix costs about as much as three products with it
 MAX_PACKED_BYTES = 1 << 30
 """The layouts are a second copy of the weights."""
-WAYS = ("plain", "mkl", "onednn")
-
-# The library's product as an operator of our own: the compiler takes its own only for weights that never change.
-_library = torch.library.Library("core_ml", "FRAGMENT")
-_library.define("mkl_linear(Tensor x, Tensor packed, Tensor weight, Tensor? bias, int n) -> Tensor")
-
-
-def _mkl_linear(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, n: int) -> Tensor:
-    return torch.ops.mkl._mkl_linear(x, packed, weight, bias, n)
-
-
-for key in ("CPU", "MkldnnCPU"):
-    _library.impl("mkl_linear", _mkl_linear, key)
-_library.impl("mkl_linear", lambda x, packed, weight, bias, n: x.new_empty(x.size(0), weight.size(0)), "Meta")
+WAYS = ("plain", "turned", "mkl", "onednn")
 
 
 class Linear:
@@ -37,27 +26,53 @@ class Linear:
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         self.weight = layer.weight.detach().to(dtype)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self.number = torch.tensor(next(_numbers))
+        _linears[int(self.number)] = self
         self.use("plain", 0)
 
     def use(self, way: str, n: int) -> None:
         """Lay the matrix out for n rows."""
         self.way, self.n = way, n
         self.packed = self.weight
-        if way == "mkl":
+        if way == "turned":
+            self.packed = self.weight.T.contiguous()
+        elif way == "mkl":
             self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, n)
         elif way == "onednn":
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, n)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return self.product(x)
+        if x.size(0) > 1 and x.device.type == "cpu":
+            return torch.ops.core_ml.product(x, self.weight, self.number)
+        return self.vector_product(x) if x.device.type == "cpu" else F.linear(x, self.weight, self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        if self.way == "turned":
+            return x @ self.packed if self.bias is None else torch.addmm(self.bias, x, self.packed)
         if self.way == "mkl":
-            return torch.ops.core_ml.mkl_linear(x, self.packed, self.weight, self.bias, self.n)
+            return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.n)
         if self.way == "onednn":
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        if torch.compiler.is_compiling() and x.size(0) == 1 and x.dtype == torch.bfloat16:
-            # One pass over the weights as they lie; the library would rearrange them at every call.
-            y = (x[0].float() * self.weight.float()).sum(-1)[None]
-            return (y if self.bias is None else y + self.bias).to(x.dtype)
         return F.linear(x, self.weight, self.bias)
+
+    def vector_product(self, x: Tensor) -> Tensor:
+        """One row, written out for the compiler: one pass over the weights as they lie, at the memory's own speed."""
+        # Without a layout asked for, the compiler makes the row anew for each of the numbers that come out.
+        row = x[0].float().contiguous().as_strided((x.size(1),), (1,))
+        y = (row * self.weight.float()).sum(-1)[None]
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+
+# The compiler knows no layout of the libraries, so it sees a product with one as an operator of ours, which finds
+# the layout by a number. The number is a tensor: as a constant, each new network would be compiled anew.
+_numbers = itertools.count()
+_linears: "weakref.WeakValueDictionary[int, Linear]" = weakref.WeakValueDictionary()
+_library = torch.library.Library("core_ml", "FRAGMENT")
+_library.define("product(Tensor x, Tensor weight, Tensor number) -> Tensor")
+_library.impl("product", lambda x, weight, number: _linears[int(number)].product(x), "CPU")
+_library.impl("product", lambda x, weight, number: x.new_empty(x.size(0), weight.size(0)), "Meta")
 
 
 class Products:
@@ -91,16 +106,8 @@ class Products:
             self._pack(filled_up(n))
         return self._size
 
-    @property
-    def can_be_compiled(self) -> bool:
-        """False with a layout that only its own library can read."""
-        return all(linear.way != "onednn" for linear in self._linears)
-
     def _pack(self, n: int) -> None:
-        if n == 1 and self._linears[0].weight.dtype == torch.float32:
-            way = "plain"  # a vector meets every weight once: nothing to lay out, and timing would find noise
-        else:
-            way = measured.remembered(self._key(n), lambda: self._quickest(n))
+        way = measured.remembered(self._key(n), lambda: self._quickest(n))
         for linear in self._linears:
             linear.use(way, n)
         self._size = n
@@ -108,7 +115,7 @@ class Products:
     def _key(self, n: int) -> str:
         shapes = sorted({tuple(linear.weight.shape) for linear in self._linears})
         dtype = self._linears[0].weight.dtype
-        return f"{n} rows, {torch.get_num_threads()} threads, {dtype}, products with {shapes}"
+        return f"{n} rows, {torch.get_num_threads()} threads, {dtype}, products with {shapes} by {WAYS}"
 
     def _quickest(self, n: int) -> str:
         """The way of all products of a step that is the quickest in its best of some passes."""
@@ -134,7 +141,10 @@ class Products:
 def available(way: str, dtype: torch.dtype) -> bool:
     if way == "mkl":
         return torch.backends.mkl.is_available() and dtype == torch.float32
-    return way == "plain" or torch.backends.mkldnn.is_available()
+    if way == "onednn":
+        bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.backends.mkldnn.is_available() and (dtype == torch.float32 or bfloat16)
+    return True
 
 
 def filled_up(n: int) -> int:
