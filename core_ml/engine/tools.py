@@ -15,8 +15,6 @@ from core_ml.engine.errors import bad_request
 from core_ml.tokenizer import special
 from core_ml.tokenizer.tokenizer import Message, Part, Tokenizer
 
-HEADING = "Tools that you may call:"
-
 
 def marks(tokenizer: Tokenizer) -> tuple[int, int] | None:
     """The ids of the tokens around a call, or None for a tokenizer that has none."""
@@ -33,7 +31,7 @@ def said(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) ->
     if not tools:
         return written
     lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
-    described = "\n".join([HEADING, *lines])
+    described = "\n".join([special.TOOLS_HEADING, *lines])
     if written and written[0]["role"] == "system":
         first: Message = {"role": "system", "content": f"{written[0]['content']}\n\n{described}"}
         return [first, *written[1:]]

@@ -16,6 +16,7 @@ from core_ml.model import checkpoint as ours
 from core_ml.model import families
 from core_ml.model.config import GPTConfig
 from core_ml.model.families import Family
+from core_ml.tokenizer.special import TOOLS_HEADING
 from core_ml.tokenizer.tokenizer import BOS, END, SEP, START, Tokenizer
 
 if TYPE_CHECKING:
@@ -24,12 +25,34 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 MAX_CONFIG_BYTES = 1 << 20
 # Text that spells a special token becomes one here, as with every template; our own tokenizer never does that.
-CHAT_TEMPLATE = (
-    f"{{% for message in messages %}}{START}{{{{ message['role'] }}}}{SEP}"
+_OPENING = f"{START}{{{{ message['role'] }}}}{SEP}"
+_PARTS = (
     "{% if message['parts'] is defined and message['parts'] %}{% for part in message['parts'] %}"
     "{{ opens[part['type']] }}{{ part['text'] }}{{ closes[part['type']] }}{% endfor %}"
-    f"{{% else %}}{{{{ message['content'] }}}}{{% endif %}}{END}{{% endfor %}}"
-    f"{{% if add_generation_prompt %}}{START}assistant{SEP}{{% endif %}}"
+)
+_CONTENT = "{{ message['content'] }}"
+_ANSWER = f"{{% if add_generation_prompt %}}{START}assistant{SEP}{{% endif %}}"
+CHAT_TEMPLATE = f"{{% for message in messages %}}{_OPENING}{_PARTS}{{% else %}}{_CONTENT}{{% endif %}}{END}{{% endfor %}}{_ANSWER}"
+_DEFINITIONS = (
+    "{% for tool in tools %}{{ '\n' }}"
+    "{{ (tool['function'] if 'function' in tool else tool) | tojson }}{% endfor %}"
+)
+_CALL = (
+    "{% set function = call['function'] %}{{ opens['tool_call'] }}"
+    "{% if function['arguments'] is string %}"
+    "{{ '{\"name\": ' + (function['name'] | tojson) + ', \"arguments\": ' + (function['arguments'] or '{}') + '}' }}"
+    "{% else %}{{ {'name': function['name'], 'arguments': function['arguments']} | tojson }}{% endif %}"
+    "{{ closes['tool_call'] }}"
+)
+TOOLS_TEMPLATE = (
+    f"{{% if tools %}}{START}system{SEP}{{% if messages[0]['role'] == 'system' %}}{{{{ messages[0]['content'] }}}}"
+    f"{{{{ '\n\n' }}}}{{% endif %}}{TOOLS_HEADING}{_DEFINITIONS}{END}{{% endif %}}"
+    "{% for message in messages %}{% if not (tools and loop.first and message['role'] == 'system') %}"
+    f"{_OPENING}{_PARTS}{{% elif message['tool_calls'] is defined and message['tool_calls'] %}}"
+    f"{{{{ message['content'] or '' }}}}{{% for call in message['tool_calls'] %}}{_CALL}{{% endfor %}}"
+    "{% elif message['role'] == 'tool' %}"
+    f"{{{{ opens['tool_result'] }}}}{_CONTENT}{{{{ closes['tool_result'] }}}}"
+    f"{{% else %}}{_CONTENT}{{% endif %}}{END}{{% endif %}}{{% endfor %}}{_ANSWER}"
 )
 
 
@@ -132,13 +155,14 @@ def _save_tokenizer(tokenizer: Tokenizer, config: GPTConfig, chats: bool, target
 
 
 def chat_template(tokenizer: Tokenizer) -> str:
-    """A template that writes what `Tokenizer.prompt` writes."""
+    """A template that writes what `Tokenizer.prompt` writes, and of tools what our engine writes."""
     if tokenizer.protocol is not None:
         return tokenizer.protocol.template()
     marks = {kind: tuple(map(tokenizer.name, pair)) for kind, pair in tokenizer.part_ids.items()}
     marks["text"] = ("", "")
     opens, closes = ({kind: pair[place] for kind, pair in marks.items()} for place in (0, 1))
-    return f"{{% set opens = {json.dumps(opens)} %}}{{% set closes = {json.dumps(closes)} %}}{CHAT_TEMPLATE}"
+    sets = f"{{% set opens = {json.dumps(opens)} %}}{{% set closes = {json.dumps(closes)} %}}"
+    return sets + (TOOLS_TEMPLATE if {"tool_call", "tool_result"} <= opens.keys() else CHAT_TEMPLATE)
 
 
 def _begins_with(name: str, id: int) -> dict[str, Any]:

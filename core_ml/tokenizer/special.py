@@ -19,6 +19,8 @@ PAIRS = {
 }
 NAMED = tuple(mark for pair in PAIRS.values() for mark in pair)
 SPECIALS = (BOS, START, SEP, END, *NAMED, *(f"<|reserved_{number}|>" for number in range(len(NAMED), 12)))
+TOOLS_HEADING = "Tools that you may call:"
+"""Above the definitions, one JSON object a line, in the system message."""
 ROLES = ("system", "user", "assistant", "tool")
 # Before these six had names, they were the first of twelve reserved tokens, at the same places.
 FORMER_NAMES = {mark: f"<|reserved_{number}|>" for number, mark in enumerate(NAMED)}

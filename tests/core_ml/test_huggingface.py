@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_ml import artifact
+from core_ml.engine import tools
 from core_ml.errors import UserError
 from core_ml.exchange import huggingface
 from core_ml.exchange.card import escape, model_card
@@ -87,9 +88,9 @@ OURS = small_tokenizer()
 
 @settings(max_examples=200, deadline=None)
 @given(messages=conversations)
-def test_the_chat_template_writes_the_ids_of_our_prompt(spoken, messages):
+def test_the_chat_template_writes_the_ids_that_our_engine_writes(spoken, messages):
     found = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert found == OURS.prompt(messages)
+    assert found == OURS.prompt(tools.said(messages, []))
 
 
 def test_thoughts_and_calls_of_tools_stand_between_their_marks(spoken):
@@ -103,6 +104,37 @@ def test_thoughts_and_calls_of_tools_stand_between_their_marks(spoken):
     found = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert found == OURS.prompt(messages)
     assert len(found) > len(OURS.encode("hm1+23It is 3.")) + 6  # the marks are there
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "Tells „the“ weather.",
+    "parameters": {"type": "object", "properties": {}},
+}
+CALL = {"name": "weather", "arguments": '{"where": "Köln", "days": [1, 2]}'}
+
+
+@pytest.mark.parametrize("begins", [[], [{"role": "system", "content": "Be brief."}]])
+def test_tools_are_described_called_and_answered_as_in_our_engine(spoken, begins):
+    asked = {"role": "user", "content": "Rain?"}
+    called = {
+        "role": "assistant",
+        "content": "Let me see.",
+        "tool_calls": [{"type": "function", "function": CALL}],
+    }
+    messages = [*begins, asked, called, {"role": "tool", "content": "sun"}]
+    definitions = [{"type": "function", "function": WEATHER}]
+    found = spoken.apply_chat_template(
+        messages, tools=definitions, add_generation_prompt=True, return_dict=False
+    )
+    assert found == OURS.prompt(tools.said(messages, definitions))
+    assert OURS.part_ids["tool_call"][0] in found and OURS.part_ids["tool_result"][0] in found
+    # transformers' own users give arguments as an object, and call without definitions.
+    called["tool_calls"][0]["function"] = {**CALL, "arguments": json.loads(CALL["arguments"])}
+    again = spoken.apply_chat_template(
+        messages, tools=definitions, add_generation_prompt=True, return_dict=False
+    )
+    assert again == found
 
 
 @settings(max_examples=200, deadline=None)
