@@ -1,163 +1,226 @@
-"""Reinforcement learning of a chat model: leave-one-out baselines, a clipped ratio, and a pull to where it began.
+"""The policy that learns: what is known of a round before the first update, and the gradient of a part of it.
 
-One answer is one action (RLOO): its advantage is its reward minus the mean reward of its siblings, given to
-all of its tokens. Departures: advantages are divided by the batch's spread of rewards, the ratio is clipped
-token by token as in PPO, and the pull to the chat model stands in the loss (k3), not in the reward.
+Whole groups stay together, so that each prompt is read once for all of its answers, forward and backward. The
+first update after sampling looks up what sampling computed instead of computing it again.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from core_ml.feedback.batches import Batch, Row, answer_ids, answer_logits, chosen_logprobs, pad
+from core_ml.feedback import shared
+from core_ml.feedback.losses import (
+    Estimator,
+    clipped_losses,
+    entropy,
+    exact_kl,
+    k1,
+    k3,
+    token_weights,
+    value_losses,
+)
+from core_ml.feedback.rollout import Rollouts
+from core_ml.feedback.shared import Known, Layout
+from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
 
-SCORING_ROWS = 128  # rows of one pass without gradient: their logits must fit in memory
+MAX_SCORES = 1 << 25
+"""Attention scores of a layer in one pass, and logits: 128 MB of each."""
 
 
-def rloo_advantages(rewards: Tensor) -> Tensor:
-    """Score each answer against the mean of its siblings.
+class Actor(nn.Module):
+    """A policy, and for PPO a head that says from a hidden state what reward is to come."""
 
-    Args:
-        rewards: (P, G) float; G answers for each of P prompts.
-    Returns: (P, G) advantages; each row sums to zero.
-    Raises: ValueError when G < 2, since one answer has no siblings.
-    Source: Ahmadian et al. 2024, arXiv:2402.14740, equation 8.
-    """
-    n = rewards.size(1)
-    if n < 2:
-        raise ValueError(f"need at least 2 answers per prompt, got {n}")
-    # r_i minus the mean of the others equals n / (n - 1) times r_i minus the mean of all.
-    return (rewards - rewards.mean(dim=1, keepdim=True)) * n / (n - 1)
+    def __init__(self, policy: GPT, values: bool = False) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value_head: nn.Linear | None = None
+        if values:
+            self.value_head = nn.Linear(policy.config.d_model, 1).to(policy.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
 
-
-def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """An estimate of KL(policy || reference) at each token: never negative, unbiased, and of little variance.
-
-    Source: Schulman 2020, Approximating KL divergence. Above some 2 nats it becomes erratic: report `exact_kl`.
-    """
-    logratio = ref_logprobs - logprobs
-    return logratio.exp() - logratio - 1
+    def values(self, states: Tensor) -> Tensor:
+        assert self.value_head is not None
+        with torch.autocast(states.device.type, enabled=False):
+            return self.value_head(states.float())[:, 0]
 
 
-def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """(N,) KL(policy || reference) of the next token, summed over the vocabulary; logits (N, vocab_size)."""
-    logprobs, ref_logprobs = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+@dataclass(slots=True)
+class Before:
+    """What stays fixed while the policy moves: for each answer, of each of its tokens."""
 
+    old: list[Tensor] = field(default_factory=list)
+    entropy: list[Tensor] = field(default_factory=list)
+    ref: list[Tensor] = field(default_factory=list)
+    """Empty where nobody asked how far the policy stands from the chat model."""
+    kl: list[Tensor] = field(default_factory=list)
+    """Exact."""
+    values: list[Tensor] = field(default_factory=list)
 
-def entropy(logits: Tensor) -> Tensor:
-    """(N,) entropy of the next token in nats."""
-    logprobs = logits.log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
-
-
-def clipped_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    advantages: Tensor,
-    clip: float,
-    kl_coef: float,
-) -> tuple[Tensor, Tensor]:
-    """PPO's clipped loss with a KL penalty, averaged over tokens.
-
-    Args:
-        logprobs, old_logprobs, ref_logprobs: (N,) of the answers' tokens under the policy, under the policy
-            that sampled them, and under the chat model.
-        advantages: (N,) each token's answer's advantage.
-        clip: how far the ratio to the old policy may move from 1 before the gradient stops.
-        kl_coef: weight of the pull to the chat model, per token.
-    Returns: the loss and the share of tokens whose gradient was stopped.
-    Source: Schulman et al. 2017, arXiv:1707.06347, equation 7.
-    """
-    ratio = (logprobs - old_logprobs).exp()
-    unclipped, clipped = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
-    loss = -torch.minimum(unclipped, clipped) + kl_coef * k3(logprobs, ref_logprobs)
-    return loss.mean(), (clipped < unclipped).float().mean()
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What stays fixed while the policy moves: for each row, its tokens' logprobs under both models."""
-
-    old: list[Tensor]
-    ref: list[Tensor]
-    kl: list[Tensor]
-    """Exact, per token."""
-    entropy: list[Tensor]
+    def pull(self, estimator: Estimator) -> list[Tensor]:
+        """Each token's distance to the chat model by one estimate."""
+        if estimator == "exact":
+            return self.kl
+        estimate = k1 if estimator == "k1" else k3
+        return [estimate(old, ref) for old, ref in zip(self.old, self.ref, strict=True)]
 
     def measures(self) -> dict[str, float]:
         """KL to the chat model in nats an answer, by three estimates, and the entropy of a token.
 
         `kl` sums over the vocabulary at each token, `kl_k1` and `kl_k3` only see the sampled one.
         """
-        old, ref = torch.cat(self.old), torch.cat(self.ref)
-        n = len(self.old)
-        return {
-            "kl": torch.cat(self.kl).sum().item() / n,
-            "kl_k1": (old - ref).sum().item() / n,
-            "kl_k3": k3(old, ref).sum().item() / n,
-            "entropy": torch.cat(self.entropy).mean().item(),
-        }
+        found = {"entropy": torch.cat(self.entropy).mean().item()}
+        if self.ref:
+            old, ref, n = torch.cat(self.old), torch.cat(self.ref), len(self.old)
+            found["kl"] = torch.cat(self.kl).sum().item() / n
+            found |= {"kl_k1": k1(old, ref).sum().item() / n, "kl_k3": k3(old, ref).sum().item() / n}
+        return found
+
+
+def parts(policy: GPT, rollouts: Rollouts, numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Answers (whole groups, in order) a part at a time, as many as fit into memory."""
+    part: list[int] = []
+    for begin in range(0, len(numbers), rollouts.n):
+        group = list(numbers[begin : begin + rollouts.n])
+        rows = [rollouts.rows[number] for number in part + group]
+        config = policy.config
+        scores = shared.score_cells([row[0] for row in rows], [row[1] for row in rows], config.n_head)
+        if part and max(scores, sum(len(row[1]) for row in rows) * config.vocab_size) > MAX_SCORES:
+            yield part
+            part = []
+        part = part + group
+    if part:
+        yield part
+
+
+def _laid_out(rollouts: Rollouts, numbers: Sequence[int], device: torch.device) -> Layout:
+    rows = [rollouts.rows[number] for number in numbers]
+    return shared.lay_out([row[0] for row in rows[:: rollouts.n]], [row[1] for row in rows], device)
 
 
 @torch.no_grad()
-def look_back(policy: GPT, chat: GPT, rows: Sequence[Row]) -> Reference:
-    """The policy before the update and the chat model on the same answers."""
-    found = Reference([], [], [], [])
-    for begin in range(0, len(rows), SCORING_ROWS):
-        part = rows[begin : begin + SCORING_ROWS]
-        batch = pad(part, policy.device)
-        logits, ref_logits, ids = answer_logits(policy, batch), answer_logits(chat, batch), answer_ids(batch)
-        lengths = [len(answer) for _, answer in part]
-        for into, values in (
-            (found.old, chosen_logprobs(logits, ids)),
-            (found.ref, chosen_logprobs(ref_logits, ids)),
-            (found.kl, exact_kl(logits, ref_logits)),
-            (found.entropy, entropy(logits)),
-        ):
-            into.extend(values.split(lengths))
+def look_back(actor: Actor, chat: GPT | None, rollouts: Rollouts) -> Before:
+    """The policy before the update, and the chat model where one is given, on the same answers."""
+    policy, found = actor.policy, Before()
+    for numbers in parts(policy, rollouts, range(len(rollouts.rows))):
+        rows = [rollouts.rows[number] for number in numbers]
+        with autocast(policy.device):
+            if rollouts.recording:
+                layout, known = rollouts.recording.of(rollouts.rows, numbers, rollouts.n, policy.device)
+                logits = rollouts.recording.logits(policy, rows, rollouts.n, known)
+                states = shared.hidden(policy, layout, known) if actor.value_head else None
+            else:
+                layout = _laid_out(rollouts, numbers, policy.device)
+                states = shared.hidden(policy, layout)
+                logits = shared.logits(policy, states)
+            ref_logits = shared.logits(chat, shared.hidden(chat, layout)) if chat else None
+        found.old += layout.of_answers(shared.token_logprobs(logits, layout))
+        found.entropy += layout.of_answers(entropy(logits)[layout.source])
+        if ref_logits is not None:
+            found.ref += layout.of_answers(shared.token_logprobs(ref_logits, layout))
+            found.kl += layout.of_answers(exact_kl(logits, ref_logits)[layout.source])
+        if actor.value_head and states is not None:
+            found.values += layout.of_answers(actor.values(states)[layout.source])
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """How one optimizer step went."""
+class Terms:
+    """What the loss of a token consists of, besides its advantage."""
 
-    loss: float
-    clipfrac: float
-    grad_norm: float
+    clip: float = 0.2
+    kl_coef: float = 0.0
+    """Of the pull that stands in the loss; 0 where it stands in the reward."""
+    estimator: Estimator = "k3"
+    entropy_coef: float = 0.0
+    vf_coef: float = 0.0
+    value_clip: float | None = None
+    by_answer: bool = False
 
 
-def update(
-    policy: GPT,
-    optimizer: torch.optim.Optimizer,
-    rows: Sequence[Row],
-    reference: Reference,
-    advantages: Sequence[float],
-    indices: Sequence[int],
-    *,
-    clip: float,
-    kl_coef: float,
-    grad_clip: float,
-) -> Update:
-    """One optimizer step on the rows of one minibatch."""
-    batch: Batch = pad([rows[i] for i in indices], policy.device)
-    logprobs = chosen_logprobs(answer_logits(policy, batch), answer_ids(batch))
-    per_token = torch.cat([torch.full((len(rows[i][1]),), advantages[i]) for i in indices])
-    loss, clipfrac = clipped_loss(
-        logprobs,
-        torch.cat([reference.old[i] for i in indices]),
-        torch.cat([reference.ref[i] for i in indices]),
-        per_token.to(policy.device),
-        clip,
-        kl_coef,
+@dataclass(slots=True)
+class Learned:
+    """The loss of one update, whose gradients stand in the model, and what was seen on the way."""
+
+    loss: Tensor
+    clipfrac: float = 0.0
+    value_loss: float = 0.0
+
+
+def backward(
+    actor: Actor,
+    chat: GPT | None,
+    rollouts: Rollouts,
+    before: Before,
+    advantages: Sequence[Tensor],
+    returns: Sequence[Tensor],
+    numbers: Sequence[int],
+    terms: Terms,
+    fresh: bool,
+) -> Learned:
+    """Add up the gradients of some answers' loss.
+
+    Args:
+        advantages, returns: of each token of every answer of the round; returns are empty without a value head.
+        numbers: whole groups of answers. fresh: the policy is still the one that sampled them.
+    """
+    policy = actor.policy
+    weight_of = dict(
+        zip(numbers, token_weights([rollouts.lengths[i] for i in numbers], terms.by_answer), strict=True)
     )
-    loss.backward()
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return Update(loss.item(), clipfrac.item(), float(grad_norm))
+    learned = Learned(torch.zeros((), device=policy.device))
+    n_tokens = sum(rollouts.lengths[i] for i in numbers)
+    for part in parts(policy, rollouts, numbers):
+        known: Known = {}
+        if fresh and rollouts.recording:
+            layout, known = rollouts.recording.of(rollouts.rows, part, rollouts.n, policy.device)
+        else:
+            layout = _laid_out(rollouts, part, policy.device)
+        with autocast(policy.device):
+            states = shared.hidden(policy, layout, known)
+            logits = shared.logits(policy, states, known)
+        logprobs = shared.token_logprobs(logits, layout)
+
+        def of(values: Sequence[Tensor], part: list[int] = part) -> Tensor:
+            return torch.cat([values[i] for i in part])
+
+        losses, stopped = clipped_losses(logprobs, of(before.old), of(advantages), terms.clip)
+        if terms.kl_coef:
+            losses = losses + terms.kl_coef * _pull(
+                chat, layout, logits, logprobs, before, part, terms.estimator
+            )
+        if terms.entropy_coef:
+            losses = losses - terms.entropy_coef * entropy(logits)[layout.source]
+        if actor.value_head:
+            errors = value_losses(
+                actor.values(states)[layout.source], of(before.values), of(returns), terms.value_clip
+            )
+            losses = losses + terms.vf_coef * errors
+            learned.value_loss += errors.detach().sum().item() / n_tokens
+        weights = torch.cat([losses.new_full((rollouts.lengths[i],), weight_of[i]) for i in part])
+        loss = (weights * losses).sum()
+        loss.backward()
+        learned.loss = learned.loss + loss.detach()
+        learned.clipfrac += stopped.sum().item() / n_tokens
+    return learned
+
+
+def _pull(
+    chat: GPT | None,
+    layout: Layout,
+    logits: Tensor,
+    logprobs: Tensor,
+    before: Before,
+    part: Sequence[int],
+    estimator: Estimator,
+) -> Tensor:
+    if estimator == "k3":
+        return k3(logprobs, torch.cat([before.ref[i] for i in part]))
+    # The chat model's probabilities of whole vocabularies are too many to be kept from `look_back`.
+    assert estimator == "exact" and chat is not None, "k1 has no gradient on average: it stands in the reward"
+    with torch.no_grad(), autocast(chat.device):
+        ref_logits = shared.logits(chat, shared.hidden(chat, layout))
+    return exact_kl(logits, ref_logits)[layout.source]

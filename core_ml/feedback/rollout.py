@@ -1,4 +1,4 @@
-"""One batch of practice: answers to prompts, their rewards, and how the stated preference judges them."""
+"""One batch of practice: answers to prompts, and how the stated preference judges them."""
 
 import random
 from collections.abc import Sequence
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from core_ml.feedback.batches import Row, as_prompt
 from core_ml.feedback.prompts import Prompt
-from core_ml.feedback.reward_model import RewardModel
+from core_ml.feedback.remembered import Recording, sample
 from core_ml.model.gpt import GPT
-from core_ml.sampling.generate import generate
 from core_ml.tasks import judge, solve
 from core_ml.tokenizer.tokenizer import Tokenizer
 
@@ -19,11 +18,17 @@ CRITERIA = ("liked", "correct", "complete", "short")
 class Rollouts:
     """Answers in the order of the prompts, `n` for each; one entry of each list for each answer."""
 
+    n: int
     prompts: list[str]
     rows: list[Row]
     texts: list[str]
     ended: list[bool]
-    rewards: list[float]
+    logprobs: list[list[float]]
+    recording: Recording | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(answer) for _, answer in self.rows]
 
     def judged(self) -> dict[str, list[float]]:
         """0 or 1 for each answer by criterion of the stated preference, only to prompts that it can judge."""
@@ -40,8 +45,7 @@ class Rollouts:
         """Means over the answers."""
         n = len(self.rows)
         return {
-            "reward": sum(self.rewards) / n,
-            "mean_tokens": sum(len(answer) for _, answer in self.rows) / n,
+            "mean_tokens": sum(self.lengths) / n,
             "ended": sum(self.ended) / n,
             **{name: sum(values) / len(values) for name, values in self.judged().items()},
         }
@@ -50,32 +54,33 @@ class Rollouts:
 def practise(
     policy: GPT,
     tokenizer: Tokenizer,
-    reward: RewardModel,
     prompts: Sequence[Prompt],
     *,
     n: int,
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    remember: bool = False,
 ) -> Rollouts:
-    """Sample `n` answers to each prompt from the policy as it is now, and score them."""
+    """Sample `n` answers to each prompt from the policy as it is now; `remember` what that computed."""
     ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
-    completions = generate(
+    completions, recording = sample(
         policy,
         ids,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         stop_ids=(tokenizer.end_id,),
         seed=seed,
+        remember=remember,
     )
-    questions = [prompt.text for prompt in prompts for _ in range(n)]
-    texts = [tokenizer.decode(completion.ids) for completion in completions]
     return Rollouts(
-        questions,
+        n,
+        [prompt.text for prompt in prompts for _ in range(n)],
         [(prompt, completion.ids) for prompt, completion in zip(ids, completions, strict=True)],
-        texts,
+        [tokenizer.decode(completion.ids) for completion in completions],
         [completion.ended for completion in completions],
-        reward.score(questions, texts),
+        [completion.logprobs for completion in completions],
+        recording,
     )
 
 

@@ -3,83 +3,44 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core_ml.config import RecipeConfig, setting
-from core_ml.events import Event, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
+from core_ml.feedback.config import RlhfConfig
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
     from core_ml.feedback.prompts import Prompt
-    from core_ml.feedback.reward_model import RewardModel
+    from core_ml.feedback.rewards import Rewards
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
 
-OPTIMIZER, REPORTS = "Optimizer", "Reports"
-KEPT = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
-SIZES = {
-    "prompts_per_step",
-    "n_completions",
-    "max_new_tokens",
-    "minibatches",
-    "clip",
-    "kl_coef",
-    "grad_clip",
-    "seed",
-}
+__all__ = ["RECIPE", "RlhfConfig", "run"]
+KEPT = (
+    "reward", "liked", "correct", "kl", "mean_tokens", "ended", "entropy", "clipfrac", "flat_groups", "group_std", "value_loss",
+)  # fmt: skip
+SUMMED = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
+SIZES = {"prompts_per_step", "n_completions", "max_new_tokens", "kl_coef", "seed"}
+METHOD = {
+    "algorithm", "kl_target", "clip", "entropy_coef", "passes", "minibatches", "gamma", "gae_lambda", "vf_coef", "value_clip",
+}  # fmt: skip
 AVERAGED = 3  # updates whose mean stands for the beginning and the end of the run
-
-
-class RlhfConfig(RecipeConfig):
-    steps: int = setting(30, "Rounds of answering, scoring and learning.", unit="steps", ge=1, le=100_000)
-    prompts_per_step: int = setting(24, "Prompts of one round.", ge=1, le=4096)
-    n_completions: int = setting(
-        6, "Answers to each prompt, which are compared with each other.", ge=2, le=64
-    )
-    kl_coef: float = setting(
-        0.1,
-        "Pull to the chat model, per token. Without it the model finds what fools the reward model.",
-        ge=0,
-        le=10,
-    )
-    lr: float = setting(1e-3, "Peak learning rate.", gt=0, lt=1)
-    max_new_tokens: int = setting(48, "An answer is cut off here.", unit="tokens", ge=1, le=8192)
-    clip: float = setting(
-        0.2, "How far a token's probability ratio may move in one round.", group=OPTIMIZER, gt=0, le=1
-    )
-    minibatches: int = setting(2, "Updates that one round is split into.", group=OPTIMIZER, ge=1, le=64)
-    warmup: float = setting(0.1, "Share of the rounds with a rising rate.", group=OPTIMIZER, ge=0, le=1)
-    cooldown: float = setting(1.0, "Share of the rounds with a falling rate.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
-    n_watched: int = setting(
-        60,
-        "Prompts kept out of practice, answered greedily as the run goes on.",
-        group=REPORTS,
-        ge=1,
-        le=10_000,
-    )
-    eval_every: int = setting(
-        5, "Rounds between looks at those prompts.", unit="steps", group=REPORTS, ge=1, le=100_000
-    )
-    seed: int = setting(0, "Order of the prompts and the draws of the answers.", ge=0, le=2**31 - 1)
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
 
 
 def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
     from core_ml.errors import UserError
-    from core_ml.feedback.practice import Practice
+    from core_ml.feedback import kept
+    from core_ml.feedback.policy import Actor
+    from core_ml.feedback.practice import Method, Practice, updates_per_step
     from core_ml.feedback.prompts import read_prompts
     from core_ml.feedback.reward_model import RewardModel
+    from core_ml.feedback.rewards import Rewards, Shaping
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
-    from core_ml.training import state
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.optim import scale_lr
     from core_ml.training.schedule import lr_share
+    from core_ml.training.update import Update
 
     yield resumed(workspace)
     use_threads(config.threads)
@@ -88,8 +49,13 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     chat, tokenizer = checkpoint.load(start)
     policy, _ = checkpoint.load(start)
     chat.requires_grad_(False)
-    reward = RewardModel.load(workspace.input("reward"))
-    reward.model.requires_grad_(False)
+    models = {name: [RewardModel.load(one) for one in workspace.inputs(name)] for name in ("reward", "gold")}
+    for model in (*models["reward"], *models["gold"]):
+        model.model.requires_grad_(False)
+    if not models["reward"]:
+        workspace.input("reward")  # says what is missing
+    rewards = Rewards(models["reward"], config.ensemble, config.uncertainty_coef)
+    gold = Rewards(models["gold"]) if models["gold"] else None
     prompts = read_prompts(workspace.input("problems"), f"{config.seed}:practice")
     if len(prompts) <= config.n_watched:
         raise UserError(
@@ -98,35 +64,57 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
             field="n_watched",
         )
     watched, practised = prompts[: config.n_watched], prompts[config.n_watched :]
-    parameters = [p for name, p in policy.named_parameters() if not name.startswith("value_head.")]
+    actor = Actor(policy, values=config.algorithm == "ppo")
+    parameters = [p for name, p in actor.named_parameters() if not name.startswith("policy.value_head.")]
     optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    notes: dict[str, Any] = {"history": [], "watched": []}
+    n_updates = updates_per_step(config.prompts_per_step, config.minibatches, config.passes)
+
+    def share(update: int) -> float:
+        return lr_share((update - 1) // n_updates, config.steps, "wsd", config.warmup, config.cooldown)
+
+    def place(update: int) -> str:
+        return f"It belonged to round {(update - 1) // n_updates + 1}."
+
     practice = Practice(
-        policy=policy,
-        chat=chat,
+        actor=actor,
+        chat=chat if config.needs_chat else None,
         tokenizer=tokenizer,
-        reward=reward,
-        optimizer=optimizer,
+        rewards=rewards,
+        update=Update(
+            actor,
+            [optimizer],
+            share,
+            notes=notes,
+            grad_clip=config.grad_clip,
+            spread=config.spike,
+            place=place,
+        ),
         prompts=practised,
+        method=Method(**config.model_dump(include=METHOD), **config.resolved),
+        notes=notes,
+        shaping=Shaping(
+            config.reward_normalize, config.reward_clip, config.eos_penalty, config.length_penalty
+        ),
         **config.model_dump(include=SIZES),
     )
-    notes: dict[str, Any] = {"history": [], "watched": []}
 
     def advance(step: int) -> list[Event]:
-        share = lr_share(step - 1, config.steps, "wsd", config.warmup, config.cooldown)
-        lr = scale_lr([optimizer], share)
-        values = practice.step(step)
-        notes["history"].append({name: values[name] for name in KEPT if name in values})
-        return [Metric(step, {**values, "lr": lr})]
+        round = practice.step(step)
+        notes["history"].append({name: round.values[name] for name in KEPT if name in round.values})
+        if config.keep_rollouts and (step == 1 or step % config.keep_rollouts == 0):
+            kept.write(workspace.state / kept.FOLDER, step, round, tokenizer)
+        return [*round.logs, Metric(step, round.values)]
 
     def watch(step: int) -> Generator[Event, None, None]:
         yield Progress(step, config.steps, message="answering the prompts kept aside")
-        yield from _watch(config, policy, tokenizer, reward, watched, step, notes)
+        yield from _watch(config, policy, tokenizer, rewards, gold, watched, step, notes)
 
     loop = Loop(
         config.steps,
         advance,
-        lambda kept: state.capture(policy, [optimizer], kept),
-        lambda path: state.read(path, policy, [optimizer]),
+        practice.update.capture,
+        practice.update.read,
         {"watch": Chore(every(config.eval_every, config.steps), watch)},
         notes,
         save_every=config.save_every,
@@ -140,29 +128,37 @@ def _watch(
     config: RlhfConfig,
     policy: "GPT",
     tokenizer: "Tokenizer",
-    reward: "RewardModel",
+    rewards: "Rewards",
+    gold: "Rewards | None",
     prompts: Sequence["Prompt"],
     step: int,
     notes: dict[str, Any],
 ) -> Iterator[Event]:
     """Greedy answers to the same prompts, which no update has seen."""
+    from core_ml.feedback.rlhf_report import judge_of, wins
     from core_ml.feedback.rollout import practise
 
     rollouts = practise(
         policy,
         tokenizer,
-        reward,
         prompts,
         n=1,
         max_new_tokens=config.max_new_tokens,
         temperature=0.0,
         seed=config.seed,
     )
-    values = rollouts.measures()
-    notes["watched"].append({**values, "rewards": rollouts.rewards, "judged": rollouts.judged()})
+    scores = rewards(rollouts.prompts, rollouts.texts).values.tolist()
+    values = {"reward": sum(scores) / len(scores), **rollouts.measures()}
+    look = {**values, "step": step, "rewards": scores, "judged": rollouts.judged()}
+    if gold:
+        look["gold"] = gold(rollouts.prompts, rollouts.texts).values.tolist()
+        values["gold"] = sum(look["gold"]) / len(scores)
+    notes["watched"].append(look)
+    won = wins(notes["watched"][0], look, judge_of(notes["watched"]))
+    values["win_rate"] = sum(won) / len(won)
     yield Metric(step, {f"val_{name}": value for name, value in values.items()})
     shown: set[str] = set()
-    for prompt, text, score in zip(prompts, rollouts.texts, rollouts.rewards, strict=True):
+    for prompt, text, score in zip(prompts, rollouts.texts, scores, strict=True):
         # One of each task, where tasks are known.
         kind = prompt.metadata.get("task", prompt.text)
         if kind not in shown and len(shown) < 6:
@@ -173,13 +169,15 @@ def _watch(
 def _publish(
     config: RlhfConfig, workspace: Workspace, policy: "GPT", tokenizer: "Tokenizer", notes: dict[str, Any]
 ) -> Iterator[Event]:
-    from core_ml.feedback.practice import findings, reward_over_kl
+    from core_ml.feedback import kept
+    from core_ml.feedback.reasons import headline, reasons
+    from core_ml.feedback.rlhf_report import findings, reward_over_kl, stopped_improving
     from core_ml.model import checkpoint
 
     history, watched = notes["history"], notes["watched"]
     first, last = history[:AVERAGED], history[-AVERAGED:]
     summary: dict[str, Any] = {"n_parameters": policy.config.n_parameters, "n_steps": config.steps}
-    for name in KEPT:
+    for name in SUMMED:
         if name in history[0]:
             summary[f"{name}_first"] = round(sum(h[name] for h in first) / len(first), 4)
             summary[f"{name}_last"] = round(sum(h[name] for h in last) / len(last), 4)
@@ -187,14 +185,28 @@ def _publish(
         if name in watched[0]:
             summary[f"val_{name}_first"] = round(watched[0][name], 4)
             summary[f"val_{name}_last"] = round(watched[-1][name], 4)
-    summary["findings"] = findings(watched[0], watched[-1], summary["kl_last"])
+    summary["best_step"], stopped = stopped_improving(watched)
+    summary["findings"] = [*findings(watched[0], watched[-1], summary.get("kl_last")), stopped]
+    curves = {name: [h.get(name) for h in history] for name in KEPT}
+    for reason in reasons(curves, config.model_dump()):
+        yield Log(f"{headline(curves)} {reason.what} {reason.tries}")
     output = workspace.create("checkpoint", "checkpoint", role="aligned")
     try:
         checkpoint.save(policy, tokenizer, output.path)
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
-    yield reward_over_kl(history)
+    rounds = workspace.state / kept.FOLDER
+    if config.keep_rollouts and rounds.is_dir():
+        answers = workspace.create("rollouts", "dataset", form="rollouts")
+        try:
+            n_rows = kept.collect(rounds, answers.path, config.steps)
+            facts = {"n_rows": n_rows, "n_completions": config.n_completions, "n_steps": config.steps}
+            yield workspace.made("rollouts", answers.finish(facts))
+        finally:
+            answers.discard()
+    if "kl" in history[0]:
+        yield reward_over_kl(history)
     yield Summary(summary)
 
 
@@ -203,10 +215,12 @@ def cost(config: RlhfConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     n_answers = config.prompts_per_step * config.n_completions
     # Sampling, two looks without gradient, one pass of the reward model, one update, on one core.
     seconds = 4 + config.steps * (0.1 + n_answers * 1.2e-8 * max(n_parameters, 300_000))
+    seconds *= 1 + 0.4 * (config.passes - 1)
+    n_tokens = config.steps // (config.keep_rollouts or config.steps + 1) * n_answers * config.max_new_tokens
     return Cost(
         seconds=seconds,
         memory_bytes=600_000_000 + 28 * n_parameters,
-        disk_bytes=28 * n_parameters,
+        disk_bytes=28 * n_parameters + 16 * n_tokens,
         facts={"answers": f"{config.steps * n_answers:,}"},
     )
 
@@ -227,10 +241,26 @@ RECIPE = Recipe(
             ("chat", "aligned"),
             description="The chat model, which is also what KL is measured to.",
         ),
-        "reward": Input("checkpoint", ("reward",), description="The reward model that scores answers."),
+        "reward": Input(
+            "checkpoint",
+            ("reward",),
+            many=True,
+            description="The reward model that scores answers, or several of them.",
+        ),
         "problems": Input("dataset", ("problems", "prompts"), description="Prompts to practise on."),
+        "gold": Input(
+            "checkpoint",
+            ("reward",),
+            optional=True,
+            description="A better reward model that only judges the prompts kept aside; nothing is learned from it.",
+        ),
     },
-    makes={"checkpoint": Output("checkpoint", "aligned", description="The aligned model.")},
+    makes={
+        "checkpoint": Output("checkpoint", "aligned", description="The aligned model."),
+        "rollouts": Output(
+            "dataset", "rollouts", optional=True, description="The answers of the rounds, ready to be ranked."
+        ),
+    },
     presets=(
         Preset("tour", "Tour", "30 rounds of 24 prompts: about a minute for a small network."),
         Preset(
@@ -238,6 +268,25 @@ RECIPE = Recipe(
             "Tiny",
             "Four small rounds, to see the mechanism.",
             {"steps": 4, "prompts_per_step": 4, "n_completions": 4, "max_new_tokens": 24, "n_watched": 10},
+        ),
+        Preset(
+            "grpo",
+            "GRPO",
+            "Group-relative advantages and a pull of 0.04 in the loss, as Shao et al. 2024 set them.",
+            {"algorithm": "grpo", "kl_coef": 0.04, "minibatches": 1},
+        ),
+        Preset(
+            "ppo",
+            "PPO",
+            "A value head, the pull in the reward, four passes over each round, as Stiennon et al. 2020 and Huang et al. 2024.",
+            {
+                "algorithm": "ppo",
+                "kl_coef": 0.05,
+                "minibatches": 1,
+                "passes": 4,
+                "eos_penalty": 1.0,
+                "lr": 5e-4,
+            },
         ),
         Preset(
             "no-kl",
@@ -255,13 +304,35 @@ RECIPE = Recipe(
         Measure(
             "liked", "Liked by the stated preference", "share", "higher", "Judged by a rule, not a network."
         ),
-        Measure("val_liked", "Liked, on prompts kept aside", "share", "higher", "Greedy answers."),
-        Measure("correct", "Correct", "share", "higher"),
         Measure("mean_tokens", "Length", "tokens", "lower"),
         Measure(
             "entropy", "Entropy of a token", "nats", "higher", "It falls as the model commits to one style."
         ),
         Measure("clipfrac", "Clipped tokens", "share", "lower"),
+        Measure(
+            "flat_groups",
+            "Groups with no spread",
+            "share",
+            "lower",
+            "All answers earn the same: nothing to learn.",
+        ),
+        Measure(
+            "value_loss", "Value loss", "", "lower", "How wrong the value head is about the rewards to come."
+        ),
+        Measure(
+            "val_win_rate",
+            "Wins against the chat model",
+            "share",
+            "higher",
+            "Greedy answers to prompts kept aside.",
+        ),
+        Measure("val_liked", "Liked, on prompts kept aside", "share", "higher", "Greedy answers."),
+        Measure("correct", "Correct", "share", "higher"),
+        Measure("ended", "Ended by itself", "share", "higher"),
+        Measure("kl_coef", "Pull to the chat model", "", "lower", "Steered to kl_target."),
+        Measure(
+            "reward_disagreement", "Ensemble's spread", "", "lower", "By how much the reward models part."
+        ),
     ),
     why=(
         "Why not train for the highest reward and nothing else?",

@@ -23,6 +23,10 @@ WAYS = ("plain", "turned", "mkl", "onednn")
 class Linear:
     """x @ weight.T + bias for a few rows, in one type, in the way that `use` chose."""
 
+    keeps: bool = False
+    last: Tensor
+    """What the last call gave, if it `keeps` that: a training step on the same rows need not compute it again."""
+
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         self.weight = layer.weight.detach().to(dtype)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
@@ -43,7 +47,10 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            return self.product(x)
+            y = self.product(x)
+            if self.keeps:
+                self.last = y
+            return y
         if x.size(0) > 1 and x.device.type == "cpu":
             return torch.ops.core_ml.product(x, self.weight, self.number)
         return self.vector_product(x) if x.device.type == "cpu" else F.linear(x, self.weight, self.bias)

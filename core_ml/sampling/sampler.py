@@ -18,6 +18,7 @@ from core_ml.sampling import compiled
 from core_ml.sampling.choose import choose
 from core_ml.sampling.grammar import Constraint
 from core_ml.sampling.prefixes import Prefixes
+from core_ml.sampling.products import Linear
 from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
 from core_ml.sampling.slots import Slots
@@ -89,6 +90,8 @@ class Sampler(Generic[R]):
         self.model, self.dtype = model, dtype
         self.rows: list[R] = []
         self.prefixes = Prefixes(model, prefix_bytes) if prefix_bytes else None
+        self.kept: dict[tuple[int, ...], Tensor] | None = None
+        """By prompt the logits (vocab_size,) that first tokens were drawn from, once `keep` was called."""
         with torch.inference_mode():
             self.slots = Slots(model.config, dtype, model.device)
             self._step = Step(model, dtype)
@@ -106,11 +109,20 @@ class Sampler(Generic[R]):
             where = [place[tuple(row.prompt)] for row in joining]
             ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
             logits = self.model.logits(hidden[torch.arange(len(prompts), device=hidden.device), ends])
+            if self.kept is not None:
+                self.kept.update(zip(prompts, logits, strict=True))
             self._draw(joining, logits[where])
             for number in range(len(prompts)):
                 self._seat(
                     [row for row, own in zip(joining, where, strict=True) if own == number], cache, number
                 )
+
+    def keep(self) -> dict[tuple[int, str], Linear]:
+        """Keep what each step computes from here on; returns the matrices that hold it, by layer and name."""
+        self.kept = {}
+        for linear in self._step.linears.values():
+            linear.keeps = True
+        return self._step.linears
 
     @computing
     def step(self) -> None:

@@ -29,6 +29,11 @@ class Step:
         self.head = Linear(head, dtype)
         linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.up, layer.down)]
         self.products = Products([*linears, self.head])
+        self.linears = {(-1, "head"): self.head}
+        for layer in self.layers:
+            self.linears |= {
+                (layer.number, name): getattr(layer, name) for name in ("qkv", "out", "up", "down")
+            }
         if model.config.positions == "rope":
             self.cos = torch.cat((model.cos, model.cos), -1)  # (max_seq_len, d_head)
             self.sin = torch.cat((-model.sin, model.sin), -1)

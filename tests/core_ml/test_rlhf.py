@@ -1,72 +1,23 @@
 """Reinforcement learning against a reward model: its arithmetic, and the recipe."""
 
-import math
-
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from core_ml import artifact
 from core_ml.errors import UserError
-from core_ml.events import Figure, Metric, Resumed, Sample, Summary
+from core_ml.events import Figure, Log, Metric, Resumed, Sample, Summary
 from core_ml.feedback.batches import answer_ids, answer_logits, by_length, chosen_logprobs, pad
-from core_ml.feedback.policy import (
-    clipped_loss,
-    entropy,
-    exact_kl,
-    k3,
-    look_back,
-    rloo_advantages,
-    update,
-)
-from core_ml.feedback.practice import reward_over_kl
+from core_ml.feedback.losses import Moments
+from core_ml.feedback.policy import Actor, Before, backward, look_back
+from core_ml.feedback.practice import Method, credit
 from core_ml.feedback.prompts import Prompt
-from core_ml.feedback.rollout import prompts_of_step
+from core_ml.feedback.rewards import Shaping, combined
+from core_ml.feedback.rlhf_report import reward_over_kl
+from core_ml.feedback.rollout import Rollouts, prompts_of_step
 from core_ml.model import checkpoint
 from core_ml.recipes.rlhf import RlhfConfig, run
 from tests.core_ml.models import small_model, small_tokenizer, workspace, write_checkpoint, write_dataset
-
-
-def test_an_advantage_is_the_reward_minus_the_mean_of_the_siblings():
-    advantages = rloo_advantages(torch.tensor([[3.0, 1.0, 2.0], [5.0, 5.0, 5.0]]))
-    # 3 - (1 + 2) / 2, 1 - (3 + 2) / 2, 2 - (3 + 1) / 2.
-    assert advantages.tolist() == [[1.5, -1.5, 0.0], [0.0, 0.0, 0.0]]
-    with pytest.raises(ValueError, match="at least 2 answers per prompt, got 1"):
-        rloo_advantages(torch.ones(3, 1))
-
-
-def test_k3_is_what_its_formula_gives_by_hand_and_on_average_the_kl():
-    # Policy probability 0.5, reference 0.25: log ratio log 0.5, so 0.5 - log 0.5 - 1.
-    value = k3(torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)]))
-    assert value.item() == pytest.approx(0.5 - math.log(0.5) - 1, rel=1e-6)
-    assert k3(torch.tensor([-1.0]), torch.tensor([-1.0])).item() == 0
-    policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
-    expected = (policy * k3(policy.log(), reference.log())).sum().item()
-    by_hand = 0.7 * math.log(0.7 / 0.3) + 0.2 * math.log(0.2 / 0.3) + 0.1 * math.log(0.1 / 0.4)
-    assert expected == pytest.approx(by_hand, rel=1e-5)
-    assert exact_kl(policy.log()[None], reference.log()[None]).item() == pytest.approx(by_hand, rel=1e-5)
-    by_hand = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
-    assert entropy(policy.log()[None]).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_the_clipped_loss_stops_the_gradient_where_the_ratio_has_moved_far_enough():
-    old = torch.zeros(4)
-    logprobs = torch.tensor([math.log(1.5), math.log(1.5), math.log(0.5), math.log(1.1)], requires_grad=True)
-    advantages = torch.tensor([1.0, -1.0, -1.0, 2.0])
-    loss, clipfrac = clipped_loss(logprobs, old, old, advantages, clip=0.2, kl_coef=0.0)
-    # Kept: min(1.5, 1.2) = 1.2; min(-1.5, -1.2) = -1.5; min(-0.5, -0.8) = -0.8; 2.2. Mean of the negatives.
-    assert loss.item() == pytest.approx(-(1.2 - 1.5 - 0.8 + 2.2) / 4, rel=1e-6)
-    assert clipfrac.item() == 0.5
-    loss.backward()
-    assert [gradient == 0 for gradient in logprobs.grad.tolist()] == [True, False, True, False]
-
-
-def test_the_penalty_pulls_the_policy_to_the_chat_model():
-    logprobs = torch.tensor([-1.0], requires_grad=True)
-    ref = torch.tensor([-2.0])
-    loss, _ = clipped_loss(logprobs, torch.tensor([-1.0]), ref, torch.zeros(1), clip=0.2, kl_coef=0.5)
-    assert loss.item() == pytest.approx(0.5 * (math.exp(-1) + 1 - 1), rel=1e-6)
-    loss.backward()
-    assert logprobs.grad.item() > 0  # descending lowers the probability, towards the reference
 
 
 def test_the_logprobs_of_answers_are_those_of_the_whole_rows():
@@ -103,19 +54,101 @@ def test_every_prompt_is_practised_once_in_each_pass():
     assert len(prompts_of_step(prompts, 1, 25, seed=3)) == 25
 
 
-def test_an_update_makes_the_better_answer_likelier_and_the_worse_one_less_likely():
+def practised(policy, chat, method, rows, rewards, n_updates, **terms):
+    """Update a policy on the same answers again and again; returns what was known before and after."""
+    rollouts = Rollouts(2, ["a", "a"], rows, ["yes", "no"], [True, True], [])
+    actor = Actor(policy, values=method.algorithm == "ppo")
+    optimizer = torch.optim.AdamW(actor.parameters(), 3e-3)
+    before = look_back(actor, chat, rollouts)
+    advantages, returns = credit(method, torch.tensor([rewards]), before, 0.0)
+    for _ in range(n_updates):
+        learned = backward(
+            actor, chat, rollouts, before, advantages, returns, [0, 1], method.terms(0.0), fresh=False
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+    return before, look_back(actor, chat, rollouts), learned
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "ppo"])
+def test_one_batch_learned_again_and_again_makes_the_better_answer_the_likely_one(algorithm):
     tokenizer = small_tokenizer()
     policy, chat = small_model(tokenizer.vocab_size), small_model(tokenizer.vocab_size)
     rows = [([4, 5], tokenizer.encode("yes")), ([4, 5], tokenizer.encode("no"))]
-    before = look_back(policy, chat, rows)
+    method = Method(algorithm=algorithm, clip=1.0, value_clip=None, vf_coef=1.0)
+    before, after, learned = practised(policy, chat, method, rows, [1.0, -1.0], 40)
     assert before.measures()["kl"] == pytest.approx(0, abs=1e-5)
-    optimizer = torch.optim.AdamW(policy.parameters(), 1e-3)
-    for _ in range(10):
-        update(policy, optimizer, rows, before, [1.0, -1.0], [0, 1], clip=0.2, kl_coef=0.0, grad_clip=1.0)
-    after = look_back(policy, chat, rows)
-    assert after.old[0].sum() > before.old[0].sum()
-    assert after.old[1].sum() < before.old[1].sum()
     assert after.measures()["kl"] > 0
+    assert after.old[0].sum() > before.old[0].sum() + 0.5
+    assert after.old[1].sum() < before.old[1].sum() - 0.5
+    if algorithm == "ppo":
+        # Without discount a token's return is its answer's reward. The head learns the batch by heart, but for the
+        # first token of each, whose state is the same prompt's: the best value there is 0, at an error of 1/2.
+        n_tokens = sum(len(answer) for _, answer in rows)
+        assert learned.value_loss == pytest.approx(2 * 0.5 / n_tokens, abs=0.04)
+        for values, reward in zip(after.values, (1.0, -1.0), strict=True):
+            assert values[0].item() == pytest.approx(0, abs=0.3)
+            assert values[1:].tolist() == pytest.approx([reward] * (len(values) - 1), abs=0.5)
+
+
+def known(kl, n_tokens, values=None):
+    """A round in which each token of an answer stands `kl` above the reference."""
+    old = [torch.zeros(n) for n in n_tokens]
+    return Before(old, [], [one - kl for one in old], [one + kl for one in old], values or [])
+
+
+def test_the_pull_in_the_reward_is_taken_from_whole_answers():
+    method = Method(algorithm="rloo", kl_in="reward", kl_estimator="k1", reward_scale="none")
+    advantages, returns = credit(method, torch.tensor([[1.0, 1.0]]), known(0.5, [2, 6]), kl_coef=0.1)
+    # 1 - 0.1 · 0.5 · 2 = 0.9 and 1 - 0.1 · 0.5 · 6 = 0.7, each against the other.
+    assert [one.tolist() for one in advantages] == [pytest.approx([0.2] * 2), pytest.approx([-0.2] * 6)]
+    assert returns == []
+    quiet, _ = credit(
+        Method(reward_scale="none"), torch.tensor([[1.0, 1.0]]), known(0.5, [2, 6]), kl_coef=0.1
+    )
+    assert torch.cat(quiet).abs().sum() == 0  # in the loss it is no matter of credit
+
+
+def test_the_pull_of_ppo_is_paid_token_by_token_and_the_reward_at_the_end():
+    method = Method(algorithm="ppo", kl_in="reward", kl_estimator="k1", gae_lambda=1.0)
+    values = [torch.zeros(2), torch.zeros(1)]
+    advantages, returns = credit(method, torch.tensor([[1.0, -1.0]]), known(0.5, [2, 1], values), kl_coef=0.2)
+    # Earned: -0.1, then 1 - 0.1; and -1 - 0.1. Returns are the sums of what is to come.
+    assert [one.tolist() for one in returns] == [pytest.approx([0.8, 0.9]), pytest.approx([-1.1])]
+    whole = torch.cat(advantages)
+    assert whole.mean().item() == pytest.approx(0, abs=1e-6) and whole.std().item() == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+def test_advantages_are_divided_by_the_spread_that_was_asked_for():
+    rewards = torch.tensor([[0.0, 2.0], [4.0, 4.0]])
+    scaled = {
+        scale: torch.cat(credit(Method(reward_scale=scale), rewards, known(0.0, [1] * 4), 0.0)[0]).tolist()
+        for scale in ("none", "batch", "group")
+    }
+    assert scaled["none"] == [-2, 2, 0, 0]
+    # The batch's spread: mean 2.5, squares 6.25 + 0.25 + 2.25 + 2.25 over 3.
+    assert scaled["batch"] == pytest.approx([-2 / (11 / 3) ** 0.5, 2 / (11 / 3) ** 0.5, 0, 0], rel=1e-3)
+    assert scaled["group"] == pytest.approx([-2 / 2**0.5, 2 / 2**0.5, 0, 0], rel=1e-3)
+
+
+def test_an_ensemble_pays_its_mean_its_least_or_less_where_it_parts():
+    members = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    assert combined(members, "mean", 1.0).tolist() == [2, 0]
+    assert combined(members, "minimum", 1.0).tolist() == [1, 0]
+    # The spread of 1 and 3 about their mean is 1.
+    assert combined(members, "uncertainty", 0.5).tolist() == [1.5, 0]
+
+
+def test_rewards_are_normalized_clipped_and_then_punished():
+    scores = torch.tensor([1.0, 2.0, 3.0, 10.0])
+    shaping = Shaping(normalize=True, clip=1.0, eos_penalty=0.5, length_penalty=0.2)
+    got = shaping(scores, [True, True, True, False], [5, 10, 5, 10], 10, Moments({}))
+    # Mean 4, spread (9 + 4 + 1 + 36) / 3 under the root; the last is cut to 1 and pays 0.5 and 0.2.
+    std = (50 / 3) ** 0.5
+    assert got.tolist() == pytest.approx([-3 / std - 0.1, -2 / std - 0.2, -1 / std - 0.1, 1 - 0.7], abs=1e-3)
+    assert Shaping()(scores, [False] * 4, [1] * 4, 10, Moments({})).tolist() == scores.tolist()
 
 
 SMALL = RlhfConfig(
@@ -143,7 +176,12 @@ def inputs(tmp_path_factory):
 
 
 def curve(events):
-    return [(event.step, event.values) for event in events if isinstance(event, Metric)]
+    """All points but memory, which depends on what the process did before."""
+    return [
+        (event.step, {name: value for name, value in event.values.items() if name != "memory_gb"})
+        for event in events
+        if isinstance(event, Metric)
+    ]
 
 
 def test_the_recipe_tells_reward_kl_and_the_stated_preference_at_each_step(tmp_path, inputs):
@@ -172,30 +210,147 @@ def test_the_recipe_tells_reward_kl_and_the_stated_preference_at_each_step(tmp_p
 
 
 def test_practice_raises_the_reward_when_nothing_holds_it_back(tmp_path, inputs):
-    config = SMALL.model_copy(update={"steps": 40, "kl_coef": 0.0, "prompts_per_step": 8, "eval_every": 40})
+    config = SMALL.model_copy(update={"steps": 24, "kl_coef": 0.0, "prompts_per_step": 8, "eval_every": 24})
     summary = [e for e in run(config, workspace(tmp_path, inputs)) if isinstance(e, Summary)][-1].values
     assert summary["reward_last"] > summary["reward_first"]
 
 
-def test_the_same_seed_gives_the_same_curve_and_a_stopped_run_goes_on_to_the_bit(tmp_path, inputs):
-    whole = curve(run(SMALL, workspace(tmp_path / "whole", inputs)))
-    again = curve(run(SMALL, workspace(tmp_path / "again", inputs)))
-    assert whole == again
+def at_steps(events):
+    """Everything measured at each step, of practice and of prompts kept aside."""
+    found = {}
+    for step, values in curve(events):
+        found.setdefault(step, {}).update(values)
+    return found
+
+
+SAME_SEED = {
+    "rloo": {},
+    "grpo": {"algorithm": "grpo", "reward_normalize": True, "minibatches": 1, "passes": 2},
+    "ppo": {"algorithm": "ppo", "kl_target": 1.0, "eos_penalty": 1.0},
+}
+
+
+@pytest.mark.parametrize("changes", SAME_SEED.values(), ids=SAME_SEED)
+def test_the_same_seed_gives_the_same_curve_and_a_stopped_run_goes_on_to_the_bit(tmp_path, inputs, changes):
+    config = RlhfConfig.model_validate(SMALL.model_dump() | {"steps": 4, "eval_every": 2} | changes)
+    whole = curve(run(config, workspace(tmp_path / "whole", inputs)))
+    assert whole == curve(run(config, workspace(tmp_path / "again", inputs)))
     stopped = []
-    for stop_at in (2, 4):
-        events = run(SMALL, workspace(tmp_path / "stopped", inputs))
+    for stop_at in (1, 3):
+        events = run(config, workspace(tmp_path / "stopped", inputs))
         for event in events:
             stopped.append(event)
             if isinstance(event, Metric) and event.step >= stop_at:
                 break
         events.close()
-    stopped += list(run(SMALL, workspace(tmp_path / "stopped", inputs)))
+    stopped += list(run(config, workspace(tmp_path / "stopped", inputs)))
     assert curve(stopped) == whole
     digests = [
-        [file.sha256 for file in artifact.Folder(tmp_path / name / "out" / "checkpoint").manifest.files]
+        [
+            file.sha256
+            for output in ("checkpoint", "rollouts")
+            for file in artifact.Folder(tmp_path / name / "out" / output).manifest.files
+        ]
         for name in ("whole", "stopped")
     ]
     assert digests[0] == digests[1]
+
+
+def test_the_answers_of_each_round_are_kept_with_what_was_made_of_them(tmp_path, inputs):
+    config = SMALL.model_copy(update={"steps": 3, "keep_rollouts": 2})
+    events = list(run(config, workspace(tmp_path, inputs)))
+    folder = artifact.Folder(tmp_path / "out" / "rollouts")
+    assert folder.manifest.form == "rollouts" and folder.manifest.summary["n_rows"] == 8
+    assert [path.name for path in folder.files(".parquet")] == [
+        "rollouts-000001.parquet", "rollouts-000002.parquet",
+    ]  # fmt: skip
+    rows = pq.read_table(folder.files(".parquet")[1]).to_pylist()
+    told = dict(curve(events))[2]
+    rewards = [reward for row in rows for reward in row["rewards"]]
+    assert sum(rewards) / len(rewards) == pytest.approx(told["reward"], rel=1e-5)
+    assert sum(sum(map(sum, row["kl"])) for row in rows) / 16 == pytest.approx(told["kl"], rel=1e-4)
+    for row in rows:
+        for text, tokens, advantages, kl in zip(
+            row["completions"], row["tokens"], row["advantages"], row["kl"], strict=True
+        ):
+            assert len(tokens) == len(advantages) == len(kl)
+            assert len(set(advantages)) == 1  # one answer is one action
+            assert text.isascii() is False or "".join(tokens).startswith(text)
+        assert sum(answer[0] for answer in row["advantages"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_an_ensemble_is_paid_by_its_least_and_a_gold_model_only_judges(tmp_path, inputs):
+    second = write_checkpoint(tmp_path / "second", "reward", seed=2, value_head=True)
+    one_step = SMALL.model_copy(update={"steps": 1})
+    first, other = (
+        at_steps(run(one_step, workspace(tmp_path / name, {**inputs, "reward": model})))[1]
+        for name, model in (("first", inputs["reward"]), ("other", second))
+    )
+    many = {**inputs, "reward": [inputs["reward"], second], "gold": second}
+    values = at_steps(run(one_step, workspace(tmp_path / "mean", many)))
+    # The answers of the first round are the same, whoever scores them.
+    assert values[1]["mean_tokens"] == first["mean_tokens"]
+    assert values[1]["reward"] == pytest.approx((first["reward"] + other["reward"]) / 2, rel=1e-4)
+    least = one_step.model_copy(update={"ensemble": "minimum"})
+    paid = at_steps(run(least, workspace(tmp_path / "least", many)))[1]["reward"]
+    assert paid <= min(first["reward"], other["reward"]) + 1e-6
+    assert values[1]["reward_disagreement"] > 0 and "reward_disagreement" not in first
+    assert values[0]["val_win_rate"] == 0.5  # the chat model against itself
+    assert "val_gold" in values[1] and "val_gold" not in first
+
+
+def test_without_a_pull_the_chat_model_is_asked_only_where_the_distance_is_wanted(tmp_path, inputs):
+    config = SMALL.model_copy(update={"steps": 2, "kl_coef": 0.0, "measure_kl": False})
+    events = list(run(config, workspace(tmp_path, inputs)))
+    assert all("kl" not in values for _, values in curve(events))
+    assert not any(isinstance(event, Figure) for event in events)
+    rows = pq.read_table(tmp_path / "out" / "rollouts" / "rollouts-000001.parquet").to_pylist()
+    assert rows[0]["kl"] is None
+
+
+def test_a_loss_that_is_no_number_is_passed_over_and_told(tmp_path, inputs, monkeypatch):
+    from core_ml.feedback.reward_model import RewardModel
+
+    score, calls = RewardModel.score, []
+
+    def spoilt(self, prompts, completions):
+        calls.append(len(prompts))
+        # The second call scores the first round; the first looks at the prompts kept aside.
+        return [float("nan")] * len(prompts) if len(calls) == 2 else score(self, prompts, completions)
+
+    monkeypatch.setattr(RewardModel, "score", spoilt)
+    events = list(run(SMALL.model_copy(update={"steps": 2}), workspace(tmp_path, inputs)))
+    logs = [event.message for event in events if isinstance(event, Log)]
+    assert any("Update 1 was passed over: the loss is nan. It belonged to round 1." in one for one in logs)
+    model, _ = checkpoint.load(tmp_path / "out" / "checkpoint")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"kl_estimator": "k1"}, "no gradient on average"),
+        ({"kl_target": 5, "kl_coef": 0}, "kl_target steers kl_coef"),
+        ({"algorithm": "dpo"}, "rloo"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_with_the_mend(config, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        RlhfConfig(**config)
+
+
+def test_a_config_of_an_earlier_run_still_means_what_it_meant():
+    earlier = {
+        "steps": 30, "prompts_per_step": 24, "n_completions": 6, "kl_coef": 0.1, "lr": 0.001, "max_new_tokens": 48,
+        "clip": 0.2, "minibatches": 2, "warmup": 0.1, "cooldown": 1.0, "grad_clip": 1.0, "n_watched": 60,
+        "eval_every": 5, "seed": 0, "save_every": 20.0, "threads": None,
+    }  # fmt: skip
+    config = RlhfConfig(**earlier)
+    assert config.algorithm == "rloo"
+    assert config.resolved == {"reward_scale": "batch", "kl_in": "loss", "kl_estimator": "k3"}
+    assert RlhfConfig(algorithm="ppo").resolved == {
+        "reward_scale": "none", "kl_in": "reward", "kl_estimator": "k1",
+    }  # fmt: skip
 
 
 def test_too_few_prompts_are_refused_by_the_field_that_mends_it(tmp_path, inputs):

@@ -1,0 +1,214 @@
+"""The settings of reinforcement learning from human feedback, readable without torch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from core_ml.config import RecipeConfig, setting
+
+REWARD, PULL, OPTIMIZER, PPO, REPORTS, MACHINE = (
+    "Reward", "Pull to the chat model", "Optimizer", "PPO", "Reports", "Machine",
+)  # fmt: skip
+OWN: dict[str, dict[str, str]] = {
+    "rloo": {"reward_scale": "batch", "kl_in": "loss"},
+    "grpo": {"reward_scale": "group", "kl_in": "loss"},
+    "ppo": {"reward_scale": "none", "kl_in": "reward"},
+}
+"""What each algorithm means by an empty field."""
+
+
+class RlhfConfig(RecipeConfig):
+    algorithm: Literal["rloo", "grpo", "ppo"] = setting(
+        "rloo",
+        "Where an advantage comes from. rloo: an answer against the mean of its siblings (Ahmadian et al. 2024, "
+        "arXiv:2402.14740). grpo: the same in units of the group's spread, answers weighing alike (Shao et al. 2024, "
+        "arXiv:2402.03300). ppo: each token against a value head (Ouyang et al. 2022, arXiv:2203.02155).",
+    )
+    steps: int = setting(30, "Rounds of answering, scoring and learning.", unit="steps", ge=1, le=100_000)
+    prompts_per_step: int = setting(24, "Prompts of one round.", ge=1, le=4096)
+    n_completions: int = setting(
+        6, "Answers to each prompt, which are compared with each other.", ge=2, le=64
+    )
+    kl_coef: float = setting(
+        0.1,
+        "Pull to the chat model, per token. Without it the model finds what fools the reward model. InstructGPT: 0.02 "
+        "in the reward; GRPO: 0.04 in the loss; small networks with few rankings need more.",
+        ge=0,
+        le=10,
+    )
+    lr: float = setting(1e-3, "Peak learning rate; 1e-6 to 1e-5 for networks of billions.", gt=0, lt=1)
+    max_new_tokens: int = setting(48, "An answer is cut off here.", unit="tokens", ge=1, le=8192)
+
+    ensemble: Literal["mean", "minimum", "uncertainty"] = setting(
+        "mean",
+        "What several reward models pay: their mean, the least of them, or the mean minus uncertainty_coef times their "
+        "spread (Coste et al. 2023, arXiv:2310.02743).",
+        group=REWARD,
+    )
+    uncertainty_coef: float = setting(
+        1.0, "Spreads of the ensemble taken from its mean, with `uncertainty`.", group=REWARD, ge=0, le=100
+    )
+    reward_scale: Literal["batch", "group", "none"] | None = setting(
+        None,
+        "Spread that advantages are divided by. Empty is the algorithm's own: batch for rloo, group for grpo; ppo "
+        "always whitens them over the batch's tokens (Huang et al. 2024, arXiv:2403.17031).",
+        group=REWARD,
+    )
+    reward_normalize: bool = setting(
+        False,
+        "Subtract the mean of all rewards so far and divide by their spread (Zheng et al. 2023, arXiv:2307.04964).",
+        group=REWARD,
+    )
+    reward_clip: float | None = setting(
+        None,
+        "Rewards further from 0 are cut to this; 5 is usual after normalizing (Zheng et al. 2023, arXiv:2307.04964).",
+        group=REWARD,
+        gt=0,
+    )
+    eos_penalty: float = setting(
+        0.0,
+        "Taken from the reward of an answer that was cut off; 1 is usual (Huang et al. 2024, arXiv:2403.17031).",
+        group=REWARD,
+        ge=0,
+        le=1000,
+    )
+    length_penalty: float = setting(
+        0.0,
+        "Taken from the reward of an answer of max_new_tokens, in proportion from shorter ones: reward models like "
+        "length for its own sake (Singhal et al. 2023, arXiv:2310.03716).",
+        group=REWARD,
+        ge=0,
+        le=1000,
+    )
+
+    kl_in: Literal["loss", "reward"] | None = setting(
+        None,
+        "Where the pull stands. Empty is the algorithm's own: the loss for rloo here and grpo, the reward for ppo "
+        "(Ziegler et al. 2019, arXiv:1909.08593).",
+        group=PULL,
+    )
+    kl_estimator: Literal["k1", "k3", "exact"] | None = setting(
+        None,
+        "How it is measured at a token: the log ratio (k1), its ever positive kin (k3), or the sum over the vocabulary. "
+        "Empty is k1 in the reward and k3 in the loss (Schulman 2020, Approximating KL divergence).",
+        group=PULL,
+    )
+    kl_target: float | None = setting(
+        None,
+        "Distance that kl_coef is steered to, by at most 2 % a round (Ziegler et al. 2019, arXiv:1909.08593, section "
+        "2.2); empty keeps kl_coef fixed.",
+        unit="nats an answer",
+        group=PULL,
+        gt=0,
+        le=10_000,
+    )
+    measure_kl: bool = setting(
+        True,
+        "Measure the distance also where nothing pulls; it costs a pass of the chat model over every round.",
+        group=PULL,
+    )
+
+    clip: float = setting(
+        0.2,
+        "How far a token's probability ratio may move in one round (Schulman et al. 2017, arXiv:1707.06347).",
+        group=OPTIMIZER,
+        gt=0,
+        le=1,
+    )
+    minibatches: int = setting(
+        2, "Updates that one pass over a round is split into, by prompts.", group=OPTIMIZER, ge=1, le=64
+    )
+    passes: int = setting(
+        1,
+        "Passes over a round's answers; InstructGPT makes 1, PPO for summaries 4 (Stiennon et al. 2020).",
+        group=OPTIMIZER,
+        ge=1,
+        le=64,
+    )
+    entropy_coef: float = setting(
+        0.0,
+        "Reward of being undecided, per nat and token; 0 in the literature of language models.",
+        group=OPTIMIZER,
+        ge=0,
+        le=10,
+    )
+    warmup: float = setting(0.1, "Share of the rounds with a rising rate.", group=OPTIMIZER, ge=0, le=1)
+    cooldown: float = setting(1.0, "Share of the rounds with a falling rate.", group=OPTIMIZER, ge=0, le=1)
+    grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
+    spike: float | None = setting(
+        20.0,
+        "Updates whose loss stands so many usual spreads above the usual are passed over; three in a row send the "
+        "run back to its last saved state.",
+        group=OPTIMIZER,
+        gt=0,
+    )
+
+    vf_coef: float = setting(
+        0.1, "Weight of the value head's loss (Huang et al. 2024, arXiv:2403.17031).", group=PPO, ge=0, le=100
+    )
+    value_clip: float | None = setting(
+        0.2,
+        "How far a value may move in one round (Huang et al. 2024, arXiv:2403.17031); empty for no limit.",
+        group=PPO,
+        gt=0,
+    )
+    gamma: float = setting(
+        1.0, "What a reward one token later is worth (Ziegler et al. 2019).", group=PPO, gt=0, le=1
+    )
+    gae_lambda: float = setting(
+        0.95,
+        "1 believes the rewards, 0 the value head (Schulman et al. 2015, arXiv:1506.02438).",
+        group=PPO,
+        ge=0,
+        le=1,
+    )
+
+    n_watched: int = setting(
+        60,
+        "Prompts kept out of practice, answered greedily as the run goes on.",
+        group=REPORTS,
+        ge=1,
+        le=10_000,
+    )
+    eval_every: int = setting(
+        5, "Rounds between looks at those prompts.", unit="steps", group=REPORTS, ge=1, le=100_000
+    )
+    keep_rollouts: int | None = setting(
+        1,
+        "Rounds between those whose answers are kept, with each token's advantage and KL; empty keeps none.",
+        unit="steps",
+        group=REPORTS,
+        ge=1,
+        le=100_000,
+    )
+    seed: int = setting(0, "Order of the prompts and the draws of the answers.", ge=0, le=2**31 - 1)
+    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    threads: int | None = setting(
+        None, "Processor threads; empty for one fewer than the cores.", group=MACHINE, ge=1, le=256
+    )
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        if self.kl_coef and self.resolved["kl_in"] == "loss" and self.resolved["kl_estimator"] == "k1":
+            raise ValueError(
+                "kl_estimator k1 in the loss has no gradient on average (Tang and Munos 2025, arXiv:2506.09477): choose "
+                "k3 or exact, or kl_in reward"
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError(
+                "kl_target steers kl_coef, which is 0 and stays 0: set kl_coef to 0.05 to begin with"
+            )
+        return self
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The fields that an algorithm has an opinion on, none of them empty."""
+        found: dict[str, Any] = {
+            name: getattr(self, name) or own for name, own in OWN[self.algorithm].items()
+        }
+        found["kl_estimator"] = self.kl_estimator or ("k1" if found["kl_in"] == "reward" else "k3")
+        return found
+
+    @property
+    def needs_chat(self) -> bool:
+        return self.measure_kl or self.kl_coef > 0

@@ -1,0 +1,281 @@
+"""A prompt and its answers in one pass that reads the prompt once.
+
+The textbook repeats the prompt for each of its answers and fills all rows up to the longest. Here all tokens lie flat,
+one after another, without padding: first every prompt once, then the answers. Only attention sees grids: an answer's
+queries meet the keys of its prompt, shared with its siblings, and the answer's own. The product over a group sums the
+siblings' gradients by itself. The last token of an answer is not read, as nothing follows it, and of the last layer
+only what is read goes past attention. Source: the split of attention as in Juravsky et al. 2024, arXiv:2402.05099.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from core_ml.model.attention import attend
+from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation, rotate
+
+HIDDEN = -1e30  # finite, so that an empty place of a grid stays finite too
+Name = tuple[int, str]
+"""A matrix: the number of its layer and what it is there; the head is (-1, "head")."""
+Known = dict[Name, Tensor]
+"""Outputs of matrices at the answers' tokens that somebody has computed already, in the layout's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tokens of G prompts with k answers each lie; R = G · k, P and N are the longest prompt and answer read.
+
+    Of M flat tokens the first M0 are the prompts'. `read` are the places whose hidden states matter: the last token
+    of each prompt, then the answers' tokens. Token i of all answers, one answer after another, is `targets[i]` and is
+    written by row `source[i]` of what is read.
+    """
+
+    ids: Tensor  # (M,)
+    positions: Tensor  # (M,)
+    n_prompt_tokens: int
+    prompt_cells: Tensor  # (M0,) in a grid of G · P
+    answer_cells: Tensor  # (M - M0,) in a grid of R · N
+    read: Tensor
+    source: Tensor
+    targets: Tensor
+    lengths: list[int]  # (R,) tokens of each answer
+    prompt_lengths: Tensor  # (R,) of each answer's prompt
+    G: int
+    k: int
+    P: int
+    N: int
+
+    def of_answers(self, x: Tensor) -> list[Tensor]:
+        return list(x.split(self.lengths))
+
+
+def lay_out(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    device: torch.device,
+    order: Sequence[tuple[int, int]] | None = None,
+) -> Layout:
+    """k consecutive answers for each prompt; none is empty.
+
+    Args:
+        order: (answer, place in it) of all tokens that are read, if they lie otherwise than one answer after another.
+    """
+    G, R = len(prompts), len(answers)
+    k = R // G
+    assert G * k == R and all(prompts) and all(answers)
+    sizes = [len(answer) - 1 for answer in answers]
+    P, N = max(map(len, prompts)), max(sizes)
+    order = order or [(row, t) for row, size in enumerate(sizes) for t in range(size)]
+    n_prompt = sum(map(len, prompts))
+    place = {cell: number for number, cell in enumerate(order)}
+    ids = [token for prompt in prompts for token in prompt] + [answers[row][t] for row, t in order]
+    positions = [t for prompt in prompts for t in range(len(prompt))]
+    positions += [len(prompts[row // k]) + t for row, t in order]
+    ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
+    source = [
+        G + place[row, t - 1] if t else row // k
+        for row, answer in enumerate(answers)
+        for t in range(len(answer))
+    ]
+
+    def on(numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    return Layout(
+        ids=on(ids),
+        positions=on(positions),
+        n_prompt_tokens=n_prompt,
+        prompt_cells=on([g * P + t for g, prompt in enumerate(prompts) for t in range(len(prompt))]),
+        answer_cells=on([row * N + t for row, t in order]),
+        read=torch.cat((ends, torch.arange(n_prompt, len(ids)))).to(device),
+        source=on(source),
+        targets=on([token for answer in answers for token in answer]),
+        lengths=[len(answer) for answer in answers],
+        prompt_lengths=on([len(prompts[row // k]) for row in range(R)]),
+        G=G,
+        k=k,
+        P=P,
+        N=N,
+    )
+
+
+def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
+    """(len(read), d_model) hidden states, normalized, where answers are written from."""
+    config = model.config
+    x = model.embed(layout.ids[None], layout.positions[None])[0]
+    rotation = model.rotation(layout.positions[None])
+    rotation = None if rotation is None else _flat(rotation)
+    biases: dict[int | None, Masks] = {}
+    for block in model.blocks:
+        window = config.window_of(block.layer)
+        if window not in biases:
+            biases[window] = _masks(layout, window, config.n_head // config.n_kv_head)
+        turned = rotation if config.rotates(block.layer) else None
+        x = _block(block, x, turned, layout, biases[window], known or {}, block.layer == config.n_layer - 1)
+    return model.norm(x)
+
+
+def logits(model: GPT, states: Tensor, known: Known | None = None) -> Tensor:
+    """(len(read), vocab_size) float32 from `hidden`."""
+    raw = _product((-1, "head"), model.head_weight, None, states, known or {}).float()
+    cap = model.config.logit_softcap
+    return raw if cap is None else cap * torch.tanh(raw / cap)
+
+
+def token_logprobs(logits: Tensor, layout: Layout) -> Tensor:
+    """(number of the answers' tokens,) log-probability of each, one answer after another."""
+    return _TokenLogprobs.apply(logits, layout.source, layout.targets)
+
+
+def score_cells(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], n_head: int) -> int:
+    """How many attention scores a layer has: what decides how many groups fit into one pass."""
+    longest = max(map(len, answers))
+    return len(answers) * n_head * longest * (max(map(len, prompts)) + longest)
+
+
+def _flat(rotation: Rotation) -> Rotation:
+    """(1, 1, M, d_head / 2) to (M, 1, d_head / 2)."""
+    return rotation[0][0, 0][:, None], rotation[1][0, 0][:, None]
+
+
+Masks = tuple[Tensor | None, Tensor | None]
+"""For the prompts' own attention, true where a query may look; for answers, added to the scores."""
+
+
+def _masks(layout: Layout, window: int | None, g: int) -> Masks:
+    device, P, N = layout.ids.device, layout.P, layout.N
+    for_prompts = None
+    if window is not None and window < P:
+        for_prompts = torch.ones(P, P, dtype=torch.bool, device=device).tril().triu(1 - window)
+    if not N:
+        return for_prompts, None
+    own, shared = torch.arange(N, device=device), torch.arange(P, device=device)
+    hides_shared = (shared >= layout.prompt_lengths[:, None])[:, None]  # (R, 1, P)
+    hides_own = (own > own[:, None])[None]  # (1, N, N)
+    if window is not None and window < P + N:
+        at = layout.prompt_lengths[:, None] + own  # (R, N)
+        hides_shared = hides_shared | (at[:, :, None] - shared >= window)
+        hides_own = hides_own | (own[:, None] - own >= window)
+    R = len(layout.lengths)
+    hides = torch.cat((hides_shared.expand(R, N, P), hides_own.expand(R, N, N)), -1)
+    bias = torch.zeros(R, 1, N, P + N, device=device).masked_fill_(hides[:, None], HIDDEN)
+    return for_prompts, bias.repeat(1, 1, g, 1)
+
+
+def _block(
+    block: Block, x: Tensor, rotation: Rotation | None, layout: Layout, masks: Masks, known: Known, last: bool
+) -> Tensor:
+    """`Block.forward` for flat tokens (M, d_model)."""
+    config = block.config
+
+    def product(name: str, x: Tensor) -> Tensor:
+        layer = getattr(block, name)
+        if type(layer) is not nn.Linear:
+            return layer(x)
+        return _product((block.layer, name), layer.weight, layer.bias, x, known)
+
+    heads = product("qkv", block.norm1(x)).view(x.size(0), -1, config.d_head)
+    q, k, v = heads.split((config.n_head, config.n_kv_head, config.n_kv_head), dim=1)
+    q, k = block.q_norm(q), block.k_norm(k)
+    if rotation is not None:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+    y = _attend(q.to(v.dtype), k.to(v.dtype), v, layout, masks, config.scale, config.attention_softcap)
+    if last:
+        x, y = x[layout.read], y[layout.read]
+    x = x + block.post_norm1(product("out", y))
+    inner, activate = product("up", block.norm2(x)), ACTIVATIONS[config.activation]
+    if config.gated:
+        gate, inner = inner.chunk(2, dim=-1)
+        inner = activate(gate) * inner
+    else:
+        inner = activate(inner)
+    return x + block.post_norm2(product("down", inner))
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, masks: Masks, scale: float, softcap: float | None
+) -> Tensor:
+    """q (M, n_head, d_head), k and v (M, n_kv_head, d_head) to (M, n_head · d_head)."""
+    M0, G, P, N = layout.n_prompt_tokens, layout.G, layout.P, layout.N
+    qp, kp, vp = (_grid(z[:M0], layout.prompt_cells, G, P) for z in (q, k, v))
+    of_prompts = _cells(attend(qp, kp, vp, masks[0], scale, softcap), layout.prompt_cells)
+    if not N:
+        return of_prompts
+    R, h, D, g = len(layout.lengths), k.size(1), q.size(2), q.size(1) // k.size(1)
+    qa, ka, va = (_grid(z[M0:], layout.answer_cells, R, N) for z in (q, k, v))
+    qa = qa.reshape(R, h, g * N, D)  # query heads that share a key head are rows of one product
+    shared = _ungrouped(_grouped(qa, layout.k) @ kp.mT, layout.k)
+    scores = torch.cat((shared, qa @ ka.mT), -1) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    assert masks[1] is not None
+    weights = (scores.float() + masks[1]).softmax(-1).to(v.dtype)
+    of_shared, of_own = weights.split((P, N), -1)
+    y = _ungrouped(_grouped(of_shared, layout.k) @ vp, layout.k) + of_own @ va
+    return torch.cat((of_prompts, _cells(y.reshape(R, h * g, N, D), layout.answer_cells)))
+
+
+def _grid(x: Tensor, cells: Tensor, rows: int, columns: int) -> Tensor:
+    """Flat (m, heads, d_head) to (rows, heads, columns, d_head); empty cells are zero."""
+    grid = x.new_zeros(rows * columns, *x.shape[1:]).index_copy(0, cells, x)
+    return grid.view(rows, columns, *x.shape[1:]).transpose(1, 2)
+
+
+def _cells(y: Tensor, cells: Tensor) -> Tensor:
+    """(rows, heads, columns, d_head) to flat (m, heads · d_head)."""
+    return y.transpose(1, 2).flatten(0, 1).flatten(1)[cells]
+
+
+def _grouped(x: Tensor, k: int) -> Tensor:
+    """(R, h, n, d) to (G, h, k · n, d): a prompt's answers side by side."""
+    return x.unflatten(0, (-1, k)).transpose(1, 2).flatten(2, 3)
+
+
+def _ungrouped(x: Tensor, k: int) -> Tensor:
+    return x.unflatten(2, (k, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _product(name: Name, weight: Tensor, bias: Tensor | None, x: Tensor, known: Known) -> Tensor:
+    if name not in known:
+        return F.linear(x, weight, bias)
+    return _KnownProduct.apply(x, weight, bias, known[name])
+
+
+class _KnownProduct(Function):
+    """x @ weight.T + bias whose last rows are known: they are not computed again, and have gradients all the same."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, known):  # type: ignore[no-untyped-def]
+        low, x_low = weight.to(known.dtype), x.to(known.dtype)
+        n_new = x.size(0) - known.size(0)
+        ctx.save_for_backward(x_low, low)
+        ctx.types = x.dtype, weight.dtype, bias is not None
+        new = F.linear(x_low[:n_new], low, None if bias is None else bias.to(known.dtype))
+        return torch.cat((new, known))
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        grad_bias = grad.sum(0, dtype=torch.float32) if ctx.types[2] else None
+        return (grad @ weight).to(ctx.types[0]), (grad.T @ x).to(ctx.types[1]), grad_bias, None
+
+
+class _TokenLogprobs(Function):
+    """Log-softmax read at some tokens; several may be written by one row. The gradient is made in one pass."""
+
+    @staticmethod
+    def forward(ctx, logits, source, targets):  # type: ignore[no-untyped-def]
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, total, source, targets)
+        return logits[source, targets] - total[source]
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        logits, total, source, targets = ctx.saved_tensors
+        of_row = torch.zeros_like(total).index_add_(0, source, grad)
+        grads = torch.exp(logits - total[:, None]).mul_(-of_row[:, None])
+        return grads.index_put_((source, targets), grad, accumulate=True), None, None
