@@ -1,12 +1,14 @@
 """Rankings as people hand them in, and the pairs that a reward model learns from.
 
 A ranking of k answers says k(k-1)/2 things at once, fewer where answers are tied: a tie makes no pair, since
-breaking it at random would teach noise. "All bad" is about the whole group and makes no pair by itself.
+breaking it at random would teach noise. "All bad" is about the whole group and makes no pair by itself. A ranking
+weighs as much as its labeler has proved reliable, where a dataset says so, and 1 where it does not.
 """
 
 import hashlib
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -32,6 +34,7 @@ class Ranking:
     simulated: bool
     order: tuple[tuple[int, ...], ...]
     all_bad: bool = False
+    weight: float = 1.0
 
     def pairs(self) -> list[Pair]:
         return [
@@ -72,6 +75,7 @@ class Rankings:
             "n_rankings_people": sum(not ranking.simulated for ranking in rankings),
             "n_rankings_simulated": sum(ranking.simulated for ranking in rankings),
             "n_people": len({ranking.labeler for ranking in rankings if not ranking.simulated}),
+            "n_weighted": sum(ranking.weight != 1 for ranking in rankings),
             "n_all_bad": sum(ranking.all_bad for ranking in rankings),
             "n_damaged": self.n_damaged,
             "n_pairs": sum(len(group.pairs()) for group in self.groups),
@@ -85,25 +89,28 @@ def read_rankings(folder: artifact.Folder) -> Rankings:
     """
     groups: dict[str, Group] = {}
     n_rows = n_damaged = 0
-    for row in read_rows(folder, COLUMNS, input="rankings"):
+    for row in read_rows(folder, COLUMNS, input="rankings", optional=("weight",)):
         n_rows += 1
         group = groups.get(str(row["group_id"]))
         completions = tuple(row["completions"] or ())
         order = _order(row["order"], len(completions))
         fits = group is None or (group.prompt, group.completions) == (row["prompt"], completions)
-        if order is None or not fits or not isinstance(row["prompt"], str) or None in completions:
+        weight = _weight(row)
+        fits = fits and isinstance(row["prompt"], str) and None not in completions
+        if order is None or weight is None or not fits:
             n_damaged += 1
             continue
         if group is None:
             group = groups[str(row["group_id"])] = Group(str(row["group_id"]), row["prompt"], completions)
         group.rankings.append(
-            Ranking(str(row["labeler"]), bool(row["simulated"]), order, bool(row["all_bad"]))
+            Ranking(str(row["labeler"]), bool(row["simulated"]), order, bool(row["all_bad"]), weight)
         )
     name = folder.manifest.name
     if 2 * n_damaged > n_rows:
         raise UserError(
             f"{n_damaged} of {n_rows} rankings of {name} are damaged: an order must name each completion at "
-            "most once, by its index, and one group_id must have one prompt and one list of completions",
+            "most once, by its index, one group_id must have one prompt and one list of completions, and a weight "
+            "must be a number of at least 0",
             field="rankings",
         )
     rankings = Rankings(list(groups.values()), n_damaged)
@@ -113,6 +120,15 @@ def read_rankings(folder: artifact.Folder) -> Rankings:
             field="rankings",
         )
     return rankings
+
+
+def _weight(row: dict[str, Any]) -> float | None:
+    """The row's own weight or the one in its metadata, 1 where there is none; None when it is no weight."""
+    weight = row.get("weight")
+    if weight is None:
+        weight = row["metadata"].get("weight", 1.0)
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    return float(weight) if number and math.isfinite(weight) and weight >= 0 else None
 
 
 def _order(order: Any, n: int) -> tuple[tuple[int, ...], ...] | None:
@@ -170,11 +186,30 @@ def labelers_agree(groups: list[Group]) -> list[list[float]]:
 
     Pairs that either of them tied are left out, as for the reward model.
     """
-    outcomes = []
-    for group in groups:
-        votes: dict[Pair, list[bool]] = defaultdict(list)
-        for ranking in group.rankings:
-            for better, worse in ranking.pairs():
-                votes[min(better, worse), max(better, worse)].append(better < worse)
-        outcomes.append([float(a == b) for cast in votes.values() for a, b in combinations(cast, 2)])
-    return outcomes
+    return [[float(a == b) for _, a, b in _votes(group)] for group in groups]
+
+
+def agrees_with_two(groups: list[Group], rewards: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How often a reward model orders like one of two labelers, on the very pairs that `labelers_agree` counts.
+
+    For each of them the mean over both labelers, so that a model is held to what a third labeler would be.
+    """
+    found = []
+    for group, values in zip(groups, rewards, strict=True):
+        own: list[float] = []
+        for (i, j), a, b in _votes(group):
+            first = 0.5 if values[i] == values[j] else float(values[i] > values[j])
+            own.append((first if a else 1 - first) / 2 + (first if b else 1 - first) / 2)
+        found.append(own)
+    return found
+
+
+def _votes(group: Group) -> Iterator[tuple[Pair, bool, bool]]:
+    """Each pair (i < j) that two labelers order, with whether either of them puts i first."""
+    votes: dict[Pair, list[bool]] = defaultdict(list)
+    for ranking in group.rankings:
+        for better, worse in ranking.pairs():
+            votes[min(better, worse), max(better, worse)].append(better < worse)
+    for pair, cast in votes.items():
+        for a, b in combinations(cast, 2):
+            yield pair, a, b

@@ -1,64 +1,160 @@
-"""The reward model: a chat model with a value head that reads a whole answer and says one number.
+"""The reward model: one or several chat models with a value head, each of which reads a whole answer and says one number.
 
 It reads what a person reads, the text: an answer is encoded anew and closed by `<|im_end|>`, whether or not
-the policy ended it, so that training on rankings and scoring of rollouts see the same thing. Departure from
-Stiennon et al. 2020: a small pull of rewards to 0 (which pairs cannot fix, as only differences count), and all
-pairs of a group in one batch, so that each answer is read once.
+the policy ended it, so that training on rankings and scoring of rollouts see the same thing. On disk it is a
+checkpoint, further members' weights beside it, and `reward.json` with the scale and what counts beside the text.
 """
 
+import json
+import math
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.feedback.batches import Row, as_prompt, by_length, pad
-from core_ml.feedback.pairs import Group, Pair
+from core_ml.feedback.surface import Surface
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
 
 SCORING_BUDGET = 16_384  # padded tokens of one forward pass without gradient
+FILE = "reward.json"
+MAX_MEMBERS = 16
 
 
 @dataclass(slots=True)
 class RewardModel:
-    """Scores answers. A reward of 0 is the mean of the answers it was trained on, and 1 their spread."""
+    """Scores answers. A score of 0 is the mean of the answers it was trained on, and 1 their spread.
+
+    `others` are the further members of an ensemble, which are of the same shape as `model`; `shifts` says by how much
+    the mean of each member, on the answers it was trained on, differs from that of all.
+    """
 
     model: GPT
     tokenizer: Tokenizer
     mean: float = 0.0
     std: float = 1.0
+    others: list[GPT] = field(default_factory=list)
+    shifts: list[float] = field(default_factory=list)
+    surface: Surface | None = None
 
     @classmethod
     def load(cls, folder: artifact.Folder) -> "RewardModel":
+        """Raises: UserError for a checkpoint that is no reward model, or is damaged."""
         model, tokenizer = checkpoint.load(folder.path)
+        name, summary = folder.manifest.name, folder.manifest.summary
         if model.value_head is None:
             raise UserError(
-                f"{folder.manifest.name} has no value head: choose a checkpoint that `reward` made",
-                field="reward",
+                f"{name} has no value head: choose a checkpoint that `reward` made", field="reward"
             )
-        summary = folder.manifest.summary
-        return cls(model, tokenizer, summary.get("reward_mean", 0.0), summary.get("reward_std", 1.0) or 1.0)
+        if all(
+            file.path != FILE for file in folder.manifest.files
+        ):  # one that was made before there were members
+            return cls(
+                model, tokenizer, summary.get("reward_mean", 0.0), summary.get("reward_std", 1.0) or 1.0
+            )
+        try:
+            fields = json.loads(folder.file(FILE).read_text(encoding="utf-8"))
+            shifts = [float(shift) for shift in fields["shifts"]]
+            mean, std = float(fields["mean"]), float(fields["std"])
+            if (
+                not 1 <= len(shifts) <= MAX_MEMBERS
+                or not all(map(math.isfinite, [mean, std, *shifts]))
+                or std <= 0
+            ):
+                raise ValueError("its scale is no scale")
+            surface = Surface.from_dict(fields["surface"]) if fields["surface"] else None
+            others = [_member(model, folder.file(_weights(n))) for n in range(2, len(shifts) + 1)]
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{name}/{FILE} is damaged: {error}", field="reward") from None
+        return cls(model, tokenizer, mean, std, others, shifts, surface)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, the other members' weights and the scale into a folder."""
+        checkpoint.save(self.model, self.tokenizer, path)
+        for number, other in enumerate(self.others, 2):
+            tensors = {name: t.detach().float().cpu().contiguous() for name, t in other.state_dict().items()}
+            artifact.write_atomically(path / _weights(number), to_bytes(tensors))
+        fields: dict[str, Any] = {
+            "mean": self.mean,
+            "std": self.std,
+            "shifts": self.shifts or [0.0],
+            "surface": self.surface.as_dict() if self.surface else None,
+        }
+        artifact.write_atomically(path / FILE, json.dumps(fields, indent=1))
+
+    @property
+    def members(self) -> list[GPT]:
+        return [self.model, *self.others]
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        """One reward for each answer; equal answers to equal prompts are read once."""
+        """One score for each answer, the mean of the members; equal answers to equal prompts are read once."""
+        return [sum(values) / len(values) for values in zip(*self.scores(prompts, completions), strict=True)]
+
+    def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[float]]:
+        """By member, one score for each answer, all on one scale: their spread says how unsure the ensemble is."""
         pairs = list(zip(prompts, completions, strict=True))
         distinct = list(dict.fromkeys(pairs))
+        place = {pair: i for i, pair in enumerate(distinct)}
+        beside = [0.0] * len(distinct)
+        if self.surface and distinct:
+            beside = self.surface.scores([p for p, _ in distinct], [c for _, c in distinct])
         rows = [encode(self.tokenizer, *pair, self.model.config.max_seq_len) for pair in distinct]
-        rewards: dict[tuple[str, str], float] = {}
-        # The order decides which rows are padded together, and with that the last bits: keep it fixed.
-        for indices in by_length([sum(map(len, row)) for row in rows], SCORING_BUDGET, random.Random(0)):
-            with torch.no_grad():
-                values = read_rewards(self.model, [rows[i] for i in indices])
-            for i, value in zip(indices, values.tolist(), strict=True):
-                rewards[distinct[i]] = (value - self.mean) / self.std
-        return [rewards[pair] for pair in pairs]
+        found = []
+        for member, shift in zip(self.members, self.shifts or [0.0] * len(self.members), strict=True):
+            values = [0.0] * len(distinct)
+            # The order decides which rows are padded together, and with that the last bits: keep it fixed.
+            for indices in by_length([sum(map(len, row)) for row in rows], SCORING_BUDGET, random.Random(0)):
+                with torch.no_grad():
+                    read = read_rewards(member, [rows[i] for i in indices])
+                for i, value in zip(indices, read.tolist(), strict=True):
+                    values[i] = (value + beside[i] - shift - self.mean) / self.std
+            found.append([values[place[pair]] for pair in pairs])
+        return found
+
+    def spread(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        """The members' standard deviation for each answer; 0 for a single model."""
+        by_answer = zip(*self.scores(prompts, completions), strict=True)
+        return [torch.tensor(values).std(correction=0).item() for values in by_answer]
+
+    def rescale(self, prompts: Sequence[str], completions: Sequence[str]) -> None:
+        """Set the scale such that these answers, which are those trained on, have mean 0 and spread 1."""
+        self.mean, self.std, self.shifts = 0.0, 1.0, [0.0] * len(self.members)
+        values = torch.tensor(self.scores(prompts, completions), dtype=torch.float64)  # (members, answers)
+        self.mean = values.mean().item()
+        self.shifts = (values.mean(1) - self.mean).tolist()
+        # All answers alike have no spread, and are to score 0.
+        self.std = values.mean(0).std(correction=0).item() or 1.0
+
+
+def as_share(score: float) -> float:
+    """A score between 0 and 1: by how many to one an answer would win against the mean answer, on the model's scale."""
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
+
+
+def _weights(number: int) -> str:
+    return checkpoint.WEIGHTS if number == 1 else f"member-{number}.safetensors"
+
+
+def _member(like: GPT, file: Path) -> GPT:
+    """Raises: RuntimeError when tensors are missing or of another shape, ValueError when they are no numbers."""
+    weights = load_file(file)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise ValueError(f"{file.name} holds numbers that are not finite")
+    member = GPT(like.config)
+    member.load_state_dict(weights)
+    return member.to(like.device).eval()
 
 
 def encode(tokenizer: Tokenizer, prompt: str, completion: str, max_len: int) -> Row:
@@ -74,66 +170,3 @@ def read_rewards(model: GPT, rows: Sequence[Row]) -> Tensor:
     with autocast(model.device):
         hidden = model.hidden(batch.ids)
     return model.value(hidden[torch.arange(len(rows), device=model.device), batch.last])
-
-
-def bradley_terry(rewards: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """Mean of -log sigmoid(r_better - r_worse) over pairs of indices into `rewards` (B,).
-
-    Raises: ValueError for no pairs. Source: Bradley and Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1.
-    """
-    if not pairs:
-        raise ValueError("Bradley-Terry needs at least one pair")
-    better, worse = torch.tensor(pairs, device=rewards.device).T
-    return -F.logsigmoid(rewards[better] - rewards[worse]).mean()
-
-
-class Trainer:
-    """The encoded groups, and one step over some of them."""
-
-    def __init__(self, model: GPT, tokenizer: Tokenizer, groups: Sequence[Group], centering: float) -> None:
-        self.model, self.centering = model, centering
-        limit = model.config.max_seq_len
-        # Groups whose labelers tied everything teach nothing.
-        self.groups = [group for group in groups if group.pairs()]
-        self.pairs = [group.pairs() for group in self.groups]
-        self.rows = [
-            [encode(tokenizer, group.prompt, text, limit) for text in group.completions]
-            for group in self.groups
-        ]
-
-    def plan(self, epochs: float, budget: int, seed: int) -> list[list[int]]:
-        """The groups of each step, for all epochs; a last part of an epoch is a share of its batches."""
-        costs = [len(rows) * max(len(p) + len(a) for p, a in rows) for rows in self.rows]
-        steps: list[list[int]] = []
-        remaining, epoch = epochs, 0
-        while remaining > 0:
-            batches = _within(costs, budget, random.Random(f"{seed}:{epoch}"))
-            steps += batches if remaining >= 1 else batches[: max(1, round(remaining * len(batches)))]
-            remaining, epoch = remaining - 1, epoch + 1
-        return steps
-
-    def loss(self, indices: Iterable[int]) -> tuple[Tensor, float]:
-        """The loss of some groups and the share of their pairs that are ordered rightly."""
-        rows: list[Row] = []
-        pairs: list[Pair] = []
-        for i in indices:
-            pairs += [(len(rows) + better, len(rows) + worse) for better, worse in self.pairs[i]]
-            rows += self.rows[i]
-        rewards = read_rewards(self.model, rows)
-        loss = bradley_terry(rewards, pairs)
-        better, worse = torch.tensor(pairs, device=rewards.device).T
-        accuracy = (rewards[better] > rewards[worse]).float().mean().item()
-        return loss + self.centering * rewards.square().mean(), accuracy
-
-
-def _within(costs: Sequence[int], budget: int, rng: random.Random) -> list[list[int]]:
-    """Indices of groups of like cost in batches of at most `budget` padded tokens, shuffled."""
-    order = sorted(range(len(costs)), key=lambda i: costs[i] * (1 + 0.1 * rng.random()))
-    batches: list[list[int]] = [[]]
-    for i in order:
-        # The dearest of a batch is its last: it pads all the others.
-        if batches[-1] and (len(batches[-1]) + 1) * costs[i] > budget:
-            batches.append([])
-        batches[-1].append(i)
-    rng.shuffle(batches)
-    return batches

@@ -1,7 +1,8 @@
 """How far a reward model can be trusted: the share of held-out pairs that it orders as the labelers did.
 
 Beside it stand two rules that have learned nothing, "longer wins" and "shorter wins", and the labelers among
-themselves: a reward model below the first has learned nothing worth having, and none can pass the last.
+themselves on the same pairs: a reward model below the first has learned nothing worth having, and one at the last
+is as good as a labeler.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,15 @@ from typing import Any
 from core_ml.evaluation.figures import dots
 from core_ml.evaluation.statistics import Share
 from core_ml.events import Event, Figure
-from core_ml.feedback.pairs import CRITERIA, Group, first_difference, length_wins, like_length
+from core_ml.feedback.pairs import (
+    CRITERIA,
+    Group,
+    agrees_with_two,
+    first_difference,
+    labelers_agree,
+    length_wins,
+    like_length,
+)
 
 TITLES = {
     "all": "all pairs",
@@ -18,20 +27,23 @@ TITLES = {
     "complete": "… in complete",
     "short": "… in short",
     "like length": "pairs of like length",
-    "labelers": "labelers among themselves",
+    "two labelers": "pairs that two labelers ordered",
+    "labelers": "… those labelers, each other",
     "longer wins": 'rule "longer wins"',
     "shorter wins": 'rule "shorter wins"',
 }
 
 Outcomes = dict[str, list[list[float]]]
 """By name: for each group, 1 for each pair that is ordered as the labeler orders it, 0 for the others."""
+CHANCE = 0.5
 
 
 def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Outcomes:
     """How a reward model and two rules without any learning order the pairs of some groups.
 
     Names: "all", "correct", "complete" and "short" (the first criterion in which a pair of our tasks differs),
-    "like length", "longer wins", "shorter wins".
+    "like length", "longer wins", "shorter wins"; and, where two labelers ordered the same pair, "two labelers" for
+    the model on just those pairs, and "labelers" for how often these two agree.
     """
     found: Outcomes = {}
     for number, (group, values) in enumerate(zip(groups, rewards, strict=True)):
@@ -47,7 +59,42 @@ def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Out
             for name, value in scored:
                 lists = found.setdefault(name, [[] for _ in groups])
                 lists[number].append(value)
-    return found
+    return found | {
+        "two labelers": agrees_with_two(list(groups), rewards),
+        "labelers": labelers_agree(list(groups)),
+    }
+
+
+def held_out_loss(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], loss: str, log_ties: Any = None
+) -> float | None:
+    """The training loss on groups that were kept aside, without smoothing; None where they have nothing to say.
+
+    Args:
+        log_ties: of a Plackett-Luce model; ties larger than it knows are left out.
+    """
+    import torch
+
+    from core_ml.feedback.reward_loss import bradley_terry, plackett_luce
+
+    values = torch.tensor([value for own in rewards for value in own])
+    pairs: list[tuple[int, int]] = []
+    weights: list[float] = []
+    orders: list[list[list[int]]] = []
+    begin, largest = 0, 1 + (0 if log_ties is None else len(log_ties))
+    for group, own in zip(groups, rewards, strict=True):
+        for ranking in group.rankings:
+            some = ranking.pairs()
+            pairs += [(begin + better, begin + worse) for better, worse in some]
+            weights += [1 / max(1, len(some))] * len(some)
+            sizes = [len(tied) for tied in ranking.order]
+            if sum(sizes) > 1 and max(sizes) <= largest:
+                orders.append([[begin + index for index in tied] for tied in ranking.order])
+        begin += len(own)
+    if loss == "plackett_luce":
+        ties = None if log_ties is None else log_ties.detach().cpu()
+        return plackett_luce(values, orders, log_ties=ties).item() if orders else None
+    return bradley_terry(values, pairs, weights).item() if pairs else None
 
 
 def headline(shares: dict[str, Share]) -> dict[str, Any]:
@@ -76,17 +123,19 @@ def findings(shares: dict[str, Share], counts: dict[str, Any]) -> list[str]:
         f"It orders {model.value:.0%} of {model.n:,} held-out pairs as the labelers did ({model.low:.0%} to "
         f"{model.high:.0%})."
     ]
-    if model.low <= 0.5:
+    like = shares.get("like length")
+    if model.low <= CHANCE:
         said.append("That is not measurably better than chance: it needs more rankings.")
     elif model.low <= other:
-        said.append(
-            f'That is not measurably better than the rule "{rule}" ({other:.0%}): it may have learned little but '
-            "length."
-        )
+        said.append(f'That is not measurably better than the rule "{rule}" ({other:.0%}).')
+        said.append(_only_length(like))
     else:
         said.append(f'The rule "{rule}", which reads nothing, orders {other:.0%}.')
-    if "like length" in shares:
-        said.append(f"Of pairs of like length it orders {shares['like length'].value:.0%}.")
+        if like:
+            said.append(
+                f"Of pairs of like length, of which that rule knows nothing, it orders {like.value:.0%}."
+            )
+    said.append(_beside_people(shares))
     criteria = {name: shares[name] for name in CRITERIA if name in shares}
     if criteria:
         worst = min(criteria, key=lambda name: criteria[name].value)
@@ -102,6 +151,30 @@ def findings(shares: dict[str, Share], counts: dict[str, Any]) -> list[str]:
     if counts["n_damaged"]:
         said.append(f"{counts['n_damaged']:,} damaged rankings were passed over.")
     return said
+
+
+def _only_length(like: Share | None) -> str:
+    """What a model that does no better than a rule of length knows besides length, where pairs are of like length."""
+    if like is None:
+        return "No held-out pair is of like length, so nothing says whether it has learned more than length."
+    of = f"of {like.n:,} pairs of like length it orders {like.value:.0%} ({like.low:.0%} to {like.high:.0%})"
+    if like.low <= CHANCE:
+        return f"It has learned nothing but length: {of}, which is no better than chance."
+    return f"It has learned more than length: {of}, where that rule is at chance."
+
+
+def _beside_people(shares: dict[str, Share]) -> str:
+    people, model = shares.get("labelers"), shares.get("two labelers")
+    if people is None or model is None:
+        return (
+            "No held-out pair was ordered by two labelers, so nothing says how well they agree with each other: ask "
+            "for two rankings of some groups."
+        )
+    said = (
+        f"On {people.n:,} comparisons of two labelers, they agree with each other on {people.value:.0%} "
+        f"({people.low:.0%} to {people.high:.0%}) and the model with either of them on {model.value:.0%}"
+    )
+    return f"{said}: it is as good as a labeler." if model.high >= people.value else f"{said}."
 
 
 def figures(shares: dict[str, Share], step: int) -> Iterator[Event]:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Metric, Progress, Sample, Summary
@@ -10,10 +10,15 @@ from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
+    from core_ml.evaluation.statistics import Share
     from core_ml.feedback.pairs import Group
-    from core_ml.feedback.reward_model import RewardModel, Trainer
+    from core_ml.feedback.reward_model import RewardModel
+    from core_ml.feedback.reward_training import Trainer
+    from core_ml.feedback.surface import Surface
+    from core_ml.model.gpt import GPT
+    from core_ml.tokenizer.tokenizer import Tokenizer
 
-OPTIMIZER = "Optimizer"
+OPTIMIZER, MODEL, REPORTS = "Optimizer", "Model", "Reports"
 
 
 class RewardConfig(RecipeConfig):
@@ -27,6 +32,40 @@ class RewardConfig(RecipeConfig):
     held_out_share: float = setting(
         0.2, "Share of the prompts whose rankings only measure the model.", gt=0, le=0.9
     )
+    loss: Literal["bradley_terry", "plackett_luce"] = setting(
+        "bradley_terry",
+        "How a ranking is read. bradley_terry: as all the pairs that it orders, each ranking counting alike, ties "
+        "left out (Ouyang et al. 2022). plackett_luce: as a row of choices, ties included (Davidson 1970, Firth et "
+        "al. 2019).",
+        group=MODEL,
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Share of the labels that are taken to be wrong, so that the model is less sure of itself.",
+        group=MODEL,
+        ge=0,
+        lt=0.5,
+    )
+    n_members: int = setting(
+        1,
+        "Models that learn the same rankings from other heads and in other orders; the score is their mean, and "
+        "where they differ the score is not to be trusted. Time and size grow with it.",
+        group=MODEL,
+        ge=1,
+        le=16,
+    )
+    surface_features: bool = setting(
+        False,
+        "Weigh length, form and repetitions by a logistic regression first, so that the network learns what those "
+        "leave over. Better on few rankings, and easier to game by reinforcement learning.",
+        group=MODEL,
+    )
+    length_control: bool = setting(
+        False,
+        "Keep length apart while learning and leave it out of the score: what length explains is neither learned "
+        "nor rewarded (Clark et al. 2019, Dubois et al. 2024).",
+        group=MODEL,
+    )
     tokens_per_step: int = setting(
         4096, "Padded tokens of one update.", unit="tokens", group=OPTIMIZER, ge=64, le=1_000_000
     )
@@ -38,7 +77,15 @@ class RewardConfig(RecipeConfig):
     cooldown: float = setting(0.7, "Share of the updates with a falling rate.", group=OPTIMIZER, ge=0, le=1)
     grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
     eval_every: int = setting(
-        25, "Updates between measurements.", unit="steps", group="Reports", ge=1, le=100_000
+        25, "Updates between measurements.", unit="steps", group=REPORTS, ge=1, le=100_000
+    )
+    learning_curve: int = setting(
+        0,
+        "Models that learn from a half, a quarter, … of the rankings, to see whether more would help. All of them "
+        "together take about as long as one member.",
+        group=REPORTS,
+        ge=0,
+        le=6,
     )
     seed: int = setting(0, "Which prompts are held out, and the order of the rest.", ge=0, le=2**31 - 1)
     save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
@@ -51,42 +98,25 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
     from core_ml.feedback.pairs import read_rankings, split
-    from core_ml.feedback.reward_model import RewardModel, Trainer
+    from core_ml.feedback.reward_model import RewardModel
+    from core_ml.feedback.reward_training import Members
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.schedule import lr_share
-    from core_ml.training.update import Update
 
     yield resumed(workspace)
     use_threads(config.threads)
     torch.manual_seed(config.seed)
     rankings = read_rankings(workspace.input("rankings"))
     train, held_out = split(rankings.groups, config.held_out_share, config.seed)
-    chat, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
-    model = chat.with_value_head().train()
-    trainer = Trainer(model, tokenizer, train, config.centering)
-    plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed)
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("head.")]
-    optimizer = torch.optim.AdamW(
-        parameters, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
-    scorer = RewardModel(model, tokenizer)
-
+    start, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
+    surface = _surface(config, train)
+    trainer = _trainer(config, start, tokenizer, train, surface)
+    members = Members(start, config.n_members, trainer.largest_tie, config.seed)
+    scorer = RewardModel(members.members[0], tokenizer, others=list(members.members[1:]), surface=surface)
+    plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed, config.n_members)
     notes: dict[str, Any] = {}
-    update = Update(
-        model,
-        [optimizer],
-        lambda step: lr_share(step - 1, len(plan), "wsd", config.warmup, config.cooldown),
-        notes=notes,
-        grad_clip=config.grad_clip,
-    )
-
-    def advance(step: int) -> list[Event]:
-        loss, accuracy = trainer.loss(plan[step - 1])
-        loss.backward()
-        return update(step, loss, accuracy=accuracy)
-
+    advance, update = _teacher(config, members, trainer, plan, notes)
     loop = Loop(
         len(plan),
         advance,
@@ -94,7 +124,8 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
         update.read,
         {
             "measure": Chore(
-                every(config.eval_every, len(plan)), lambda step: _measure(scorer, held_out, step, len(plan))
+                every(config.eval_every, len(plan)),
+                lambda step: _measure(config, scorer, members.log_ties, held_out, step, len(plan)),
             )
         },
         notes,
@@ -102,9 +133,108 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
         message="learning from rankings",
     )
     yield from loop.run(workspace)
-    yield from _publish(
-        config, workspace, scorer, trainer, held_out, {**rankings.counts(), "n_steps": len(plan)}
+    curve = yield from _learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
+    counts = {**rankings.counts(), "n_steps": len(plan)}
+    yield from _publish(config, workspace, scorer, trainer, held_out, curve, counts)
+
+
+def _surface(config: RewardConfig, groups: Sequence["Group"]) -> "Surface | None":
+    from core_ml.feedback.surface import FEATURES, LENGTH, fit
+
+    if config.surface_features:
+        return fit(groups, list(FEATURES), LENGTH if config.length_control else ())
+    return fit(groups, LENGTH[:1], LENGTH[:1]) if config.length_control else None
+
+
+def _trainer(
+    config: RewardConfig,
+    start: "GPT",
+    tokenizer: "Tokenizer",
+    groups: Sequence["Group"],
+    surface: "Surface | None",
+) -> "Trainer":
+    from core_ml.feedback.reward_training import Trainer
+
+    return Trainer(
+        tokenizer,
+        groups,
+        start.config.max_seq_len,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+        centering=config.centering,
+        surface=surface,
     )
+
+
+def _teacher(
+    config: RewardConfig, members: Any, trainer: "Trainer", plan: Sequence[Any], notes: dict[str, Any]
+) -> tuple[Any, Any]:
+    """What makes an update by its number, and what that updates the weights with."""
+    from core_ml.training.schedule import lr_share
+    from core_ml.training.update import Update
+
+    def share(step: int) -> float:
+        place, of = plan[step - 1].place, plan[step - 1].of
+        return lr_share(place, of, "wsd", config.warmup, config.cooldown)
+
+    update = Update(
+        members,
+        [members.optimizer(config.lr, config.weight_decay)],
+        share,
+        notes=notes,
+        grad_clip=config.grad_clip,
+    )
+
+    def advance(step: int) -> list[Event]:
+        made = plan[step - 1]
+        loss, accuracy = trainer.loss(members.members[made.member], made.groups, members.log_ties)
+        loss.backward()
+        return update(step, loss, accuracy=accuracy)
+
+    return advance, update
+
+
+def _learning_curve(
+    config: RewardConfig,
+    workspace: Workspace,
+    train: list["Group"],
+    held_out: list["Group"],
+    start: "GPT",
+    tokenizer: "Tokenizer",
+    step: int,
+) -> Generator[Event, None, list[tuple[int, "Share"]]]:
+    """Held-out accuracy of one member that learned from fewer prompts, the fewest first; yields Progress."""
+    from core_ml.evaluation.statistics import Share, clustered
+    from core_ml.feedback.reward_model import RewardModel
+    from core_ml.feedback.reward_report import outcomes
+    from core_ml.feedback.reward_training import Members
+
+    points: list[tuple[int, Share]] = []
+    prompts = sorted({group.prompt for group in train})
+    random.Random(config.seed).shuffle(prompts)
+    for halvings in range(config.learning_curve, 0, -1):
+        name = f"learning-curve-{halvings}.json"
+        if kept := workspace.read_json(name):
+            points.append((kept[0], Share(*kept[1])))
+            continue
+        some = set(prompts[: len(prompts) >> halvings])
+        fewer = [group for group in train if group.prompt in some]
+        if not any(group.pairs() for group in fewer):
+            continue
+        surface = _surface(config, fewer)
+        trainer = _trainer(config, start, tokenizer, fewer, surface)
+        members = Members(start, 1, trainer.largest_tie, config.seed)
+        plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed)
+        advance, _ = _teacher(config, members, trainer, plan, {})
+        for made in range(1, len(plan) + 1):
+            advance(made)
+            yield Progress(step, step, message=f"learning from {len(fewer):,} groups only")
+        scorer = RewardModel(members.members[0].eval(), tokenizer, surface=surface)
+        share = clustered(outcomes(held_out, _score_groups(scorer, held_out)).get("all", []))
+        if share:
+            workspace.write_json(name, [len(fewer), [share.value, share.low, share.high, share.n]])
+            points.append((len(fewer), share))
+    return points
 
 
 def _score_groups(scorer: "RewardModel", groups: Sequence["Group"]) -> list[list[float]]:
@@ -117,29 +247,23 @@ def _score_groups(scorer: "RewardModel", groups: Sequence["Group"]) -> list[list
 
 
 def _measure(
-    scorer: "RewardModel", held_out: list["Group"], step: int, steps: int
+    config: RewardConfig, scorer: "RewardModel", log_ties: Any, held_out: list["Group"], step: int, steps: int
 ) -> Generator[Event, None, None]:
     """Loss and accuracy on the held-out prompts, and what the model says of three of their answers."""
-    import torch
-
-    from core_ml.feedback.reward_model import bradley_terry
-    from core_ml.feedback.reward_report import outcomes
+    from core_ml.feedback.reward_report import held_out_loss, outcomes
 
     yield Progress(step, steps, message="measuring on held-out prompts")
     rewards = _score_groups(scorer, held_out)
     right = [hit for group in outcomes(held_out, rewards).get("all", []) for hit in group]
     if not right:
         return
-    losses = [
-        (bradley_terry(torch.tensor(values), group.pairs()).item(), len(group.pairs()))
-        for group, values in zip(held_out, rewards, strict=True)
-        if group.pairs()
-    ]
-    val_loss = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
-    yield Metric(step, {"val_loss": val_loss, "val_accuracy": sum(right) / len(right)})
-    for group, values in list(zip(held_out, rewards, strict=True))[:3]:
-        best = max(range(len(values)), key=values.__getitem__)
-        yield Sample(step, group.prompt, group.completions[best], {"reward": round(values[best], 3)})
+    values = {"val_accuracy": sum(right) / len(right)}
+    if (loss := held_out_loss(held_out, rewards, config.loss, log_ties)) is not None:
+        values["val_loss"] = loss
+    yield Metric(step, values)
+    for group, scores in list(zip(held_out, rewards, strict=True))[:3]:
+        best = max(range(len(scores)), key=scores.__getitem__)
+        yield Sample(step, group.prompt, group.completions[best], {"reward": round(scores[best], 3)})
 
 
 def _publish(
@@ -148,45 +272,51 @@ def _publish(
     scorer: "RewardModel",
     trainer: "Trainer",
     held_out: list["Group"],
+    curve: list[tuple[int, "Share"]],
     counts: dict[str, Any],
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
-    from core_ml.feedback import orders
-    from core_ml.feedback.pairs import labelers_agree
+    from core_ml.feedback import orders, reward_figures
     from core_ml.feedback.reward_report import figures, findings, headline, outcomes
-    from core_ml.model import checkpoint
 
-    scorer.model.eval()
+    for member in scorer.members:
+        member.eval()
+    # A reward has no zero of its own: the mean and the spread of a sample of what was ranked give it one.
+    sample = random.Random(config.seed).sample(trainer.groups, min(300, len(trainer.groups)))
+    scorer.rescale(
+        [group.prompt for group in sample for _ in group.completions],
+        [text for group in sample for text in group.completions],
+    )
     rewards = _score_groups(scorer, held_out)
     found = outcomes(held_out, rewards)
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
-    agreement = clustered(labelers_agree(held_out)) or clustered(labelers_agree(trainer.groups))
-    if agreement:
-        shares["labelers"] = agreement
-    # A reward has no zero of its own: the mean and the spread of a sample of what was ranked give it one.
-    sample = random.Random(config.seed).sample(trainer.groups, min(300, len(trainer.groups)))
-    values = [value for scores in _score_groups(scorer, sample) for value in scores]
-    mean = sum(values) / len(values)
-    std = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     summary = {
         **counts,
         "n_parameters": scorer.model.config.n_parameters,
+        "n_members": len(scorer.members),
         "n_train_prompts": len({group.prompt for group in trainer.groups}),
         "n_held_out_prompts": len({group.prompt for group in held_out}),
-        "reward_mean": mean,
-        "reward_std": std,
+        "reward_mean": scorer.mean,
+        "reward_std": scorer.std,
         **headline(shares),
         "findings": findings(shares, counts),
     }
+    if len(scorer.members) > 1:
+        texts = [text for group in held_out for text in group.completions]
+        spread = scorer.spread([group.prompt for group in held_out for _ in group.completions], texts)
+        summary["members_spread"] = round(sum(spread) / len(spread), 4)
     output = workspace.create("checkpoint", "checkpoint", role="reward")
     try:
-        checkpoint.save(scorer.model, scorer.tokenizer, output.path)
-        on_scale = [[(score - mean) / (std or 1.0) for score in scores] for scores in rewards]
-        orders.write(output.path / orders.FILE, held_out, on_scale)
+        scorer.save(output.path)
+        orders.write(output.path / orders.FILE, held_out, rewards)
         yield workspace.made("checkpoint", output.finish(summary))
     finally:
         output.discard()
-    yield from figures(shares, summary["n_steps"])
+    step = summary["n_steps"]
+    yield from figures(shares, step)
+    yield from reward_figures.figures(held_out, rewards, scorer.std, step)
+    if curve and "all" in shares:
+        yield reward_figures.learning_curve([*curve, (len(trainer.groups), shares["all"])], step)
     yield Summary(summary)
 
 
@@ -194,12 +324,14 @@ def cost(config: RewardConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     rankings = next(iter(inputs.get("rankings", [])), {})
     n_parameters = next((s.get("n_parameters", 0) for s in inputs.get("checkpoint", [])), 0) or 1_000_000
     n_groups = rankings.get("groups") or rankings.get("n_rows") or 700
-    n_tokens = n_groups * 6 * 45 * config.epochs
+    # The models of a learning curve read 1/2 + 1/4 + … of the rankings.
+    passes = config.epochs * (config.n_members + 1 - 0.5**config.learning_curve)
+    n_tokens = n_groups * 6 * 45 * passes
     # Forward and backward of a small network on one core: some 12,000 tokens a second at a million weights.
     return Cost(
         seconds=4 + n_tokens * 8e-11 * max(n_parameters, 300_000),
-        memory_bytes=500_000_000 + 16 * n_parameters + 20_000 * config.tokens_per_step,
-        disk_bytes=28 * n_parameters,
+        memory_bytes=500_000_000 + 16 * n_parameters * config.n_members + 20_000 * config.tokens_per_step,
+        disk_bytes=28 * n_parameters * config.n_members,
         facts={"rankings": f"{n_groups:,}", "passes": f"{config.epochs:g}"},
     )
 
@@ -215,12 +347,22 @@ RECIPE = Recipe(
     config=RewardConfig,
     run=run,
     takes={
-        "checkpoint": Input("checkpoint", ("chat", "aligned"), description="The chat model it starts from."),
+        "checkpoint": Input(
+            "checkpoint",
+            ("chat", "aligned"),
+            description="The chat model it starts from, one of your own or imported.",
+        ),
         "rankings": Input("dataset", ("rankings",), description="What labelers preferred."),
     },
     makes={"checkpoint": Output("checkpoint", "reward", description="The reward model.")},
     presets=(
         Preset("tour", "Tour", "Three passes over some hundred rankings of a small model's answers."),
+        Preset(
+            "ensemble",
+            "Ensemble",
+            "Four models whose disagreement says where the score is not to be trusted, and a learning curve.",
+            {"n_members": 4, "learning_curve": 3},
+        ),
         Preset("tiny", "Tiny", "One pass, to see the mechanism.", {"epochs": 1.0, "tokens_per_step": 1024}),
     ),
     measures=(

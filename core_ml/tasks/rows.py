@@ -83,8 +83,10 @@ def write_rows(path: Path, form: str, rows: Iterable[dict[str, Any]]) -> int:
     return writer.n_rows
 
 
-def read_rows(folder: artifact.Folder, columns: Iterable[str], *, input: str) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset in order, `metadata` as a dict.
+def read_rows(
+    folder: artifact.Folder, columns: Iterable[str], *, input: str, optional: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset in order, `metadata` as a dict; an `optional` column may be missing.
 
     Raises: UserError, naming the input, for a file that is not Parquet, lacks a column or has no rows.
     """
@@ -93,7 +95,7 @@ def read_rows(folder: artifact.Folder, columns: Iterable[str], *, input: str) ->
         raise UserError(f"{folder.manifest.name} has no Parquet file: choose another dataset", field=input)
     n_rows = 0
     for path in paths:
-        for row in _read_file(path, list(columns), folder.manifest.name, input):
+        for row in _read_file(path, list(columns), list(optional), folder.manifest.name, input):
             row["metadata"] = as_dict(row.get("metadata"))
             n_rows += 1
             yield row
@@ -101,7 +103,9 @@ def read_rows(folder: artifact.Folder, columns: Iterable[str], *, input: str) ->
         raise UserError(f"{folder.manifest.name} has no rows: choose a dataset that has some", field=input)
 
 
-def _read_file(path: Path, columns: list[str], name: str, input: str) -> Iterator[dict[str, Any]]:
+def _read_file(
+    path: Path, columns: list[str], optional: list[str], name: str, input: str
+) -> Iterator[dict[str, Any]]:
     try:
         file = parquet.open_file(path)
     except (pa.ArrowException, OSError) as error:
@@ -112,7 +116,7 @@ def _read_file(path: Path, columns: list[str], name: str, input: str) -> Iterato
             f"{name} lacks the column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}",
             field=input,
         )
-    wanted = [column for column in (*columns, "metadata") if column in file.schema_arrow.names]
+    wanted = [column for column in (*columns, *optional, "metadata") if column in file.schema_arrow.names]
     yield from parquet.rows(file, list(dict.fromkeys(wanted)))
 
 

@@ -11,6 +11,7 @@ from core_ml.events import Figure, Metric, Resumed, Summary
 from core_ml.feedback.pairs import (
     Group,
     Ranking,
+    agrees_with_two,
     first_difference,
     labelers_agree,
     length_wins,
@@ -18,8 +19,10 @@ from core_ml.feedback.pairs import (
     read_rankings,
     split,
 )
-from core_ml.feedback.reward_model import RewardModel, Trainer, bradley_terry
+from core_ml.feedback.reward_loss import bradley_terry
+from core_ml.feedback.reward_model import RewardModel
 from core_ml.feedback.reward_report import findings, outcomes
+from core_ml.feedback.reward_training import Trainer
 from core_ml.recipes.reward import RewardConfig, run
 from tests.core_ml.models import (
     ranking,
@@ -69,6 +72,16 @@ def test_rankings_of_several_labelers_are_gathered_by_group_and_damaged_ones_cou
     assert (counts["n_people"], counts["n_damaged"], counts["n_all_bad"]) == (2, 3, 1)
     # 3 pairs of ada, 2 of the bot, 1 of eve, none of the tie.
     assert counts["n_pairs"] == 6
+
+
+def test_a_ranking_weighs_what_its_row_says_and_one_by_default(tmp_path):
+    answers = ["3", "no"]
+    weights = [0.4, 2, "much", float("nan"), -1.0, True]
+    rows = [ranking(f"g{i}", SUM, answers, [[0], [1]], metadata={"weight": w}) for i, w in enumerate(weights)]
+    rows += [ranking(f"h{i}", SUM, answers, [[0], [1]]) for i in range(3)]
+    rankings = read_rankings(write_dataset(tmp_path, "rankings", rows))
+    assert [group.rankings[0].weight for group in rankings.groups] == [0.4, 2.0, 1.0, 1.0, 1.0]
+    assert (rankings.counts()["n_weighted"], rankings.n_damaged) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +138,23 @@ def test_held_out_pairs_are_counted_by_criterion_beside_the_rules():
     assert found["like length"] == [[1.0]]
 
 
+def test_a_model_stands_beside_two_labelers_on_the_pairs_that_both_ordered():
+    rankings = [Ranking("a", False, ((0,), (1,), (2,))), Ranking("b", False, ((1,), (0,), (2,)))]
+    alone = Group("h", SUM, ("a", "b"), [Ranking("a", False, ((0,), (1,)))])
+    groups, rewards = [Group("g", SUM, ("a", "b", "c"), rankings), alone], [[3, 2, 1], [1, 2]]
+    # The labelers dispute 0 and 1, so that any model is with one of them; on the other two all three agree.
+    assert agrees_with_two(groups, rewards) == [[0.5, 1.0, 1.0], []]
+    found = outcomes(groups, rewards)
+    assert (found["two labelers"], found["labelers"]) == ([[0.5, 1.0, 1.0], []], [[0.0, 1.0, 1.0], []])
+    counts = {"n_rankings_simulated": 0, "n_damaged": 0, "n_rankings": 9, "n_rankings_people": 9}
+    shares = {name: clustered(hits) for name, hits in found.items() if clustered(hits)}
+    assert any("as good as a labeler" in sentence for sentence in findings(shares, counts))
+    del shares["labelers"]
+    assert any(
+        "ordered by two labelers, so nothing says" in sentence for sentence in findings(shares, counts)
+    )
+
+
 def test_labelers_are_compared_on_the_pairs_that_both_order():
     rankings = [Ranking("a", False, ((0,), (1,), (2,))), Ranking("b", False, ((1,), (0,), (2,)))]
     # 0>1 against 1>0 is a dispute; 0>2 and 1>2 are agreed.
@@ -152,7 +182,15 @@ def test_intervals_are_those_of_the_textbook():
 def test_a_reward_model_that_learned_only_length_is_told_so():
     counts = {"n_rankings_simulated": 0, "n_damaged": 0, "n_rankings": 9, "n_rankings_people": 9}
     shares = {"all": wilson(70, 100), "longer wins": wilson(72, 100), "shorter wins": wilson(28, 100)}
-    assert any("not measurably better than the rule" in sentence for sentence in findings(shares, counts))
+    said = " ".join(findings(shares, counts))
+    assert "not measurably better than the rule" in said and "No held-out pair is of like length" in said
+    shares["like length"] = wilson(22, 40)  # 0.40 to 0.69
+    assert any(
+        sentence.startswith("It has learned nothing but length") for sentence in findings(shares, counts)
+    )
+    shares["like length"] = wilson(32, 40)  # 0.65 to 0.90
+    said = " ".join(findings(shares, counts))
+    assert "learned more than length" in said and "nothing but length" not in said
     shares["all"] = wilson(52, 100)
     assert any("not measurably better than chance" in sentence for sentence in findings(shares, counts))
 
@@ -170,12 +208,12 @@ def test_it_learns_one_batch_by_heart():
     tokenizer = small_tokenizer()
     model = small_model(tokenizer.vocab_size).with_value_head()
     group = Group("g", SUM, ("3", "The sum is 3.", "no"), [Ranking("a", False, ((1,), (0,), (2,)))])
-    trainer = Trainer(model, tokenizer, [group], centering=0.0)
+    trainer = Trainer(tokenizer, [group], model.config.max_seq_len)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    first, _ = trainer.loss([0])
+    first, _ = trainer.loss(model, [0])
     assert first.item() == pytest.approx(math.log(2), abs=1e-6)  # a new value head scores everything 0
     for _ in range(60):
-        loss, accuracy = trainer.loss([0])
+        loss, accuracy = trainer.loss(model, [0])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
