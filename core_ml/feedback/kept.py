@@ -1,19 +1,23 @@
 """The rollouts of each round on disk: rows of the form `rollouts`, which anybody may rank, and what was made of them.
 
-A round is one file that appears whole. A round that is made again after a kill has the same rows.
+A round is one file that appears whole. A round that is made again after a kill has the same rows. Pages read this
+module for its names, so it imports no torch.
 """
 
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core_ml.artifact import sync
-from core_ml.feedback.practice import Round
 from core_ml.tasks.rows import SCHEMAS
 from core_ml.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from core_ml.feedback.practice import Round
 
 FOLDER = "rollouts"
 _NUMBERS = pa.list_(pa.list_(pa.float32()))
@@ -34,7 +38,7 @@ def name_of(step: int) -> str:
     return f"rollouts-{step:06d}.parquet"
 
 
-def table(step: int, round: Round, tokenizer: Tokenizer) -> pa.Table:
+def table(step: int, round: "Round", tokenizer: Tokenizer) -> pa.Table:
     rollouts, before, n = round.rollouts, round.before, round.rollouts.n
     pieces = tokenizer.token_bytes
     rows = []
@@ -61,7 +65,7 @@ def table(step: int, round: Round, tokenizer: Tokenizer) -> pa.Table:
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def write(folder: Path, step: int, round: Round, tokenizer: Tokenizer) -> None:
+def write(folder: Path, step: int, round: "Round", tokenizer: Tokenizer) -> None:
     folder.mkdir(exist_ok=True)
     hidden = folder / f".{name_of(step)}.tmp"
     pq.write_table(table(step, round, tokenizer), hidden, compression="zstd")

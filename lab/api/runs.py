@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
+from lab.api import rollouts
 from lab.api.base import Given, Limit, Number, Offset, Page, Words, answers, page
 from lab.errors import FieldError, Invalid
 from lab.models import Run
@@ -17,6 +18,7 @@ from lab.queries import runs as queries
 from lab.services import runs as services
 
 router = Router(tags=["runs"])
+router.add_router("", rollouts.router)
 MAX_COMPARED = 8
 RunStatus = Literal[STATUSES]  # type: ignore[valid-type]
 

@@ -12,14 +12,15 @@ from django.views.decorators.http import require_http_methods, require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Run
 from lab.models.run import FAILED, SUCCEEDED
-from lab.pages import curves, lineage
+from lab.pages import curves, lineage, rollouts
 from lab.pages.home import board_parts
 from lab.queries import artifacts, runs
 from lab.queries.headlines import headlines, say
+from lab.queries.rollouts import KINDS as KEEP_ROLLOUTS
 from lab.security import plots
 from lab.services import runs as services
 
-TABS = ("overview", "curves", "samples", "log", "config", "lineage", "files")
+TABS = ("overview", "curves", "samples", "rollouts", "log", "config", "lineage", "files")
 N_SAMPLES, N_LOG, N_LOG_SHOWN = 5, 2000, 40
 N_BEFORE, N_AFTER = 4, 2
 """Runs and projects of the line above the page, on either side of the run."""
@@ -39,7 +40,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
     run = _get(id)
     if run.deleted:
         return render(request, "runs/deleted.html", {"run": run, "section": "runs"}, status=410)
-    if tab not in TABS:
+    if tab not in TABS or (tab == "rollouts" and run.kind not in KEEP_ROLLOUTS):
         raise Http404
     recipe = runs.recipe_of(run)
     line = headlines([run])[run.pk]
@@ -60,7 +61,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
         "tries": _tries(run) if run.status == FAILED else [],
         "kept": _kept(run, len(made)) if run.status == FAILED else "",
         "field_value": _field_value(run),
-        **_tab_context(run, tab, names),
+        **(rollouts.context(request, run) if tab == "rollouts" else _tab_context(run, tab, names)),
     }
     return render(request, f"runs/{tab}.html", context)
 
@@ -70,6 +71,8 @@ def _tabs(run: Run, names: list[str], n_made: int) -> list[tuple[str, str, str, 
     counts = {"curves": len(names), "samples": run.samples.count(), "files": n_made}
     found = []
     for name in TABS:
+        if name == "rollouts" and run.kind not in KEEP_ROLLOUTS:
+            continue
         url = reverse("run", args=[run.pk]) if name == "overview" else reverse("run_tab", args=[run.pk, name])
         found.append((name, name.capitalize(), url, counts.get(name)))
     return found
