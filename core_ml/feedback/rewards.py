@@ -42,7 +42,8 @@ class Rewards:
     k: float = 1.0
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> Scores:
-        members = torch.tensor([model.score(prompts, texts) for model in self.models])
+        # A checkpoint may itself hold several members: each has a voice.
+        members = torch.tensor([one for model in self.models for one in model.scores(prompts, texts)])
         return Scores(combined(members, self.how, self.k), members.std(0, correction=0))
 
 

@@ -80,9 +80,10 @@ def findings(before: dict[str, Any], after: dict[str, Any], kl: float | None) ->
         verbs[name] = "rose" if change.low > 0 else "fell" if change.high < 0 else "did not change measurably"
         numbers = f"{before[name]:.0%} before, {after[name]:.0%} after"
         findings.append(f"The share of them that is {what} {verbs[name]}: {numbers}.")
-    if after["reward"] > before["reward"] and verbs["liked"] != "rose":
+    rose = paired_change(before["rewards"], after["rewards"]).low > 0
+    if rose and verbs["liked"] != "rose":
         findings.append("The reward rose and the preference did not follow: the reward model was fooled.")
-    elif verbs["correct"] == "fell":
+    elif rose and verbs["correct"] == "fell":
         findings.append("The reward rose while answers became wrong more often: the reward model was fooled.")
     return findings
 

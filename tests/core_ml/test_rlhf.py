@@ -311,14 +311,14 @@ def test_without_a_pull_the_chat_model_is_asked_only_where_the_distance_is_wante
 def test_a_loss_that_is_no_number_is_passed_over_and_told(tmp_path, inputs, monkeypatch):
     from core_ml.feedback.reward_model import RewardModel
 
-    score, calls = RewardModel.score, []
+    scores, calls = RewardModel.scores, []
 
     def spoilt(self, prompts, completions):
         calls.append(len(prompts))
         # The second call scores the first round; the first looks at the prompts kept aside.
-        return [float("nan")] * len(prompts) if len(calls) == 2 else score(self, prompts, completions)
+        return [[float("nan")] * len(prompts)] if len(calls) == 2 else scores(self, prompts, completions)
 
-    monkeypatch.setattr(RewardModel, "score", spoilt)
+    monkeypatch.setattr(RewardModel, "scores", spoilt)
     events = list(run(SMALL.model_copy(update={"steps": 2}), workspace(tmp_path, inputs)))
     logs = [event.message for event in events if isinstance(event, Log)]
     assert any("Update 1 was passed over: the loss is nan. It belonged to round 1." in one for one in logs)
