@@ -9,8 +9,10 @@ from lab.api import (
     crawls,
     datasets,
     events,
+    label_groups,
     labeling,
     models,
+    ranking,
     runs,
     served,
     system,
@@ -48,6 +50,8 @@ api.add_router("/checkpoints", models.checkpoints)
 api.add_router("/models", served.router)
 api.add_router("/artifacts", artifacts.router)
 api.add_router("/labeling", labeling.router)
+api.add_router("/labeling", label_groups.router)
+api.add_router("/labeling", ranking.router)
 api.add_router("/tours", tours.router)
 api.add_router("/tokens", accounts.tokens)
 api.add_router("/accounts", accounts.accounts)

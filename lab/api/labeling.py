@@ -1,19 +1,27 @@
-"""Labelling: projects for researchers; next, ranking, skip and undo for labelers."""
+"""Labelling projects: made, read, changed, closed, measured, exported."""
 
 import json
-from datetime import datetime
 from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
-from ninja import Query, Router, Schema, Status
-from pydantic import Field
+from ninja import Query, Router, Status
 
 from lab.api.auth import labeler
-from lab.api.base import Given, Limit, Number, Offset, Page, answers, page
+from lab.api.base import Limit, Number, Offset, Page, answers, page
 from lab.api.datasets import DatasetOut
+from lab.api.label_forms import (
+    AgreementWhole,
+    OrdersPage,
+    ProjectChange,
+    ProjectIn,
+    ProjectOut,
+    ProjectWhole,
+    settings,
+)
 from lab.errors import FieldError, Invalid
-from lab.models import FLAGS, Group, Project
+from lab.models import Project
+from lab.queries import agreement
 from lab.queries import artifacts as artifact_queries
 from lab.queries import labeling as queries
 from lab.queries import orders as order_queries
@@ -24,133 +32,12 @@ ModelId = Annotated[
     str | None,
     Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="Id of a reward model; else the newest."),
 ]
-Index = Annotated[int, Field(ge=0, le=10_000)]
-
-
-class ProjectIn(Given):
-    name: str = Field(min_length=1, max_length=100)
-    source: str = Field(max_length=80, description="Id of a dataset of the form rollouts.")
-    instructions: str = Field("", max_length=10_000)
-    rankings_per_group: int = Field(1, ge=1, le=services.MAX_RANKINGS_PER_GROUP)
-
-
-class ProjectOut(Schema):
-    id: int
-    name: str
-    instructions: str
-    source: str
-    rankings_per_group: int
-    groups: int
-    rankings: int
-    wanted: int
-    created: datetime
-    closed: datetime | None
-    flags: list[str]
-
-
-class LabelerPart(Schema):
-    labeler: str
-    simulated: bool
-    rankings: int
-    median_seconds: float
-    last: datetime
-
-
-class ProjectWhole(ProjectOut):
-    ranked: int
-    simulated: int
-    all_bad: int
-    leased: int
-    skipped: int
-    labelers: list[LabelerPart]
-
-
-class Task(Schema):
-    id: int
-    project: int
-    index: int
-    prompt: str
-    completions: list[str]
-    cut_off: list[bool]
-    """By answer: whether the model was stopped at its limit instead of ending by itself."""
-    mine: int
-    rankings: int
-    wanted: int
-
-
-class RankingIn(Given):
-    order: list[Annotated[list[Index], Field(max_length=1000)]] = Field(
-        max_length=1000, description="Best first; answers in one list are tied: [[2], [0, 3], [1]]."
-    )
-    all_bad: bool = False
-    flags: dict[str, list[str]] = Field({}, description=f"By answer, among: {', '.join(FLAGS)}.")
-    seconds: float = Field(0, ge=0, le=services.MAX_SECONDS)
-
-
-class RankingOut(Schema):
-    id: int
-    task: int
-    order: list[list[int]]
-    all_bad: bool
-    flags: dict[str, list[str]]
-    seconds: float
-
-
-class UndoneOut(Task):
-    """The task at hand again, with the ranking that it had."""
-
-    order: list[list[int]]
-    all_bad: bool
-    flags: dict[str, list[str]]
-
-
-class AgreementOut(Schema):
-    groups: int
-    pairs: int
-    agreement: float | None
-    low: float | None
-    high: float | None
-    tau_b: float | None
-
-
-class BetweenOut(AgreementOut):
-    labelers: list[str]
-    simulated: list[bool]
-
-
-class DisputeOut(Schema):
-    task: int
-    prompt: str
-    tau_b: float
-    orders: dict[str, list[list[int]]]
-
-
-class AgreementWhole(AgreementOut):
-    between: list[BetweenOut]
-    disputes: list[DisputeOut]
-
-
-class OrdersOut(Schema):
-    """A held-out group as the labelers order it and as a reward model does."""
-
-    task: int
-    prompt: str
-    completions: list[str]
-    scores: list[float] = Field(description="By answer; 0 is the mean of the ranked answers, 1 their spread.")
-    labelers_order: list[list[int]] = Field(
-        description="All rankings as one, best first; who was not placed is not named."
-    )
-    model_order: list[list[int]]
-    pairs: int
-    agree: int = Field(description="Of the pairs in the labelers' order, those that the model orders alike.")
-    rankings: int
-    simulated: int = Field(description="Of the rankings, those by a program that plays a labeler.")
-
-
-class OrdersPage(Page[OrdersOut]):
-    model: str | None = Field(
-        description="Id of the reward model; none when no model learned from this project."
-    )
+FOR_LABELERS = (
+    "name", "instructions", "examples", "rankings_per_group", "flags", "scale", "asks_comment", "asks_correction",
+    "created", "closed",
+)  # fmt: skip
+FOR_RESEARCHERS = ("next_group", "gold_every", "repeat_every")
+"""A labeler who knew how many groups are checks would look out for them."""
 
 
 def _project(id: int) -> Project:
@@ -158,40 +45,28 @@ def _project(id: int) -> Project:
 
 
 def _project_json(project: Project) -> dict[str, Any]:
-    fields = ("name", "instructions", "rankings_per_group", "created", "closed")
-    return {field: getattr(project, field) for field in fields} | {
+    return {field: getattr(project, field) for field in FOR_LABELERS} | {
         "id": project.pk,
         "source": project.source_id,
-        "flags": list(FLAGS),
         **queries.totals(project),
     }
 
 
 def _whole(project: Project) -> dict[str, Any]:
-    return _project_json(project) | queries.progress(project)
-
-
-def _task(group: Group, request: Any) -> dict[str, Any]:
-    return {
-        "id": group.pk,
-        "project": group.project_id,
-        "index": group.index,
-        "prompt": group.prompt,
-        "completions": group.completions,
-        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
-        **queries.own_progress(group.project, request.user),
-    }
+    more = {field: getattr(project, field) for field in FOR_RESEARCHERS}
+    return _project_json(project) | more | queries.progress(project)
 
 
 @router.post("/projects", response=answers(ProjectWhole, 201))
 def create_project(request: Any, data: ProjectIn) -> Status:
-    """Let people rank the groups of a rollouts dataset."""
+    """Let people rank the groups of a rollouts dataset.
+
+    A row whose metadata has `gold`, an order of its completions, becomes a gold group; `uncertainty` is a number.
+    """
     source = artifact_queries.visible().filter(pk=data.source).first()
     if source is None:
         raise Invalid([FieldError("source", f"there is no artifact {data.source!r}")])
-    project = services.create_project(
-        data.name, source, data.instructions, data.rankings_per_group, request.user
-    )
+    project = services.create_project(source_artifact=source, account=request.user, **settings(data))
     return Status(201, _whole(project))
 
 
@@ -204,8 +79,14 @@ def list_projects(request: Any, limit: Limit = 50, offset: Offset = 0) -> dict[s
 
 @router.get("/projects/{id}", response=answers(ProjectWhole))
 def get_project(request: HttpRequest, id: Number) -> dict[str, Any]:
-    """One project with its progress, and each labeler's part and speed."""
+    """One project with its settings and progress, and each labeler's part, speed and measures."""
     return _whole(_project(id))
+
+
+@router.patch("/projects/{id}", response=answers(ProjectWhole))
+def change_project(request: HttpRequest, id: Number, data: ProjectChange) -> dict[str, Any]:
+    """Change settings; rankings that are there stay as they are."""
+    return _whole(services.change(_project(id), **settings(data)))
 
 
 @router.post("/projects/{id}/close", response=answers(ProjectWhole))
@@ -228,8 +109,8 @@ def delete_project(request: HttpRequest, id: Number) -> Status:
 
 @router.get("/projects/{id}/agreement", response=answers(AgreementWhole))
 def project_agreement(request: HttpRequest, id: Number) -> dict[str, Any]:
-    """How often two labelers put two answers in the same order, with an interval, and where they differ."""
-    return queries.agreement(_project(id))
+    """How far labelers agree, with intervals: in all, each with the others, for each flag; and where they differ."""
+    return agreement.of(_project(id))
 
 
 @router.get("/projects/{id}/orders", response=answers(OrdersPage))
@@ -267,39 +148,3 @@ def download_rankings(request: HttpRequest, id: Number) -> HttpResponse:
 def export_project(request: Any, id: Number) -> Status:
     """Write what has been ranked so far as a dataset of the form rankings."""
     return Status(201, services.export(_project(id), request.user))
-
-
-@router.post("/projects/{id}/next", response={**answers(Task), 204: None}, auth=labeler)
-def next_task(request: Any, id: Number) -> Status:
-    """Lease the next group for ten minutes; the same one again until it is ranked or skipped. 204: none is left."""
-    group = services.next_group(_project(id), request.user)
-    return Status(200, _task(group, request)) if group else Status(204, None)
-
-
-@router.post("/projects/{id}/undo", response=answers(UndoneOut), auth=labeler)
-def undo_ranking(request: Any, id: Number) -> dict[str, Any]:
-    """Take back your last ranking; its task is at hand again."""
-    ranking = services.undo(_project(id), request.user)
-    return _task(ranking.group, request) | {
-        "order": ranking.order,
-        "all_bad": ranking.all_bad,
-        "flags": ranking.flags,
-    }
-
-
-@router.post("/tasks/{id}/ranking", response=answers(RankingOut, 201), auth=labeler)
-def hand_in(request: Any, id: Number, data: RankingIn) -> Status:
-    """Hand in the ranking of a leased task: every answer once, best first, ties in one list."""
-    group = get_object_or_404(Group.objects.select_related("project"), pk=id)
-    ranking = services.hand_in(group, request.user, data.order, data.all_bad, data.flags, data.seconds)
-    fields = ("order", "all_bad", "flags", "seconds")
-    return Status(
-        201, {name: getattr(ranking, name) for name in fields} | {"id": ranking.pk, "task": group.pk}
-    )
-
-
-@router.post("/tasks/{id}/skip", response=answers(None, 204), auth=labeler)
-def skip_task(request: Any, id: Number) -> Status:
-    """Pass a task on to others; you do not get it again."""
-    services.skip(get_object_or_404(Group.objects.select_related("project"), pk=id), request.user)
-    return Status(204, None)

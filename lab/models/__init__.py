@@ -2,7 +2,7 @@
 
 from lab.models.account import ROLES, Account, SignInLink, Token
 from lab.models.artifact import Artifact
-from lab.models.labeling import FLAGS, Group, Lease, Project, Ranking
+from lab.models.labeling import FLAGS, NEXT, Group, Lease, Project, Ranking
 from lab.models.metric import MetricChunk
 from lab.models.run import Attempt, Figure, IdempotencyKey, LogLine, Run, RunInput, Sample, Shard
 from lab.models.served import ModelAddress, ModelFile
@@ -10,6 +10,7 @@ from lab.models.tour import Tour
 
 __all__ = [
     "FLAGS",
+    "NEXT",
     "ROLES",
     "Account",
     "Artifact",

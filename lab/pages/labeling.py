@@ -11,27 +11,27 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from lab.errors import Conflict, FieldError, Invalid
-from lab.models import FLAGS, Artifact, Project, Ranking, Run
+from lab.models import Artifact, Project, Ranking, Run
+from lab.pages import label_settings
+from lab.pages.label_decide import decide
 from lab.pages.orders import duel
 from lab.pages.ranking import label, label_project
-from lab.queries import artifacts, orders
+from lab.queries import agreement, artifacts, orders
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
-INSTRUCTIONS = (
-    "Ask yourself: which of these would I rather be given? Best first.\n"
-    "A wrong answer is worse than a short one. Then it should answer the question that was asked.\n"
-    "Clear, and no longer than it needs to be: friendly filler is not help."
-)
-MIN_GROUPS = 5
-"""Fewer groups ranked by two people say nothing about how much they agree."""
+HURRIED = 0.4
+"""Of the others' median time: who takes less is named, as a measurement."""
+MIN_RANKINGS = 5
 
 
 def labeling(request: HttpRequest) -> HttpResponse:
     errors: dict[str, str] = {}
+    values = label_settings.DEFAULTS
     if request.method == "POST":
+        values = label_settings.read(request.POST)
         try:
-            return redirect("labeling_project", _create(request).pk)
+            return redirect("labeling_project", _create(request, values).pk)
         except Invalid as error:
             errors = {one.field: one.message for one in error.errors}
     sources = list(artifacts.visible("dataset").filter(form="rollouts")[:60])
@@ -42,35 +42,31 @@ def labeling(request: HttpRequest) -> HttpResponse:
         "projects": [(one, n, n["rankings"] / max(1, n["wanted"])) for one, n in projects],
         "sources": sources,
         "chosen": request.POST.get("source") or request.GET.get("source", ""),
-        "given": {
-            "name": request.POST.get("name", ""),
-            "instructions": request.POST.get("instructions", INSTRUCTIONS),
-            "rankings_per_group": request.POST.get("rankings_per_group", "1"),
-        },
-        "errors": errors,
+        **label_settings.fields(values, errors),
     }
     return render(request, "labeling/list.html", context, status=422 if errors else 200)
 
 
-def _create(request: Any) -> Project:
+def _create(request: Any, values: dict[str, Any]) -> Project:
     source = (
         artifacts.visible("dataset").filter(pk=request.POST.get("source", "")[:80].replace("\0", "")).first()
     )
     if source is None:
         raise Invalid([FieldError("source", "choose the rollouts that people are to rank")])
-    text = request.POST.get("rankings_per_group", "1").strip()
-    n = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-    name = request.POST.get("name", "").strip() or source.name[:100]
-    instructions = request.POST.get("instructions", "").replace("\r\n", "\n")[:10_000]
-    return services.create_project(name, source, instructions, n, request.user)
+    values = values | {"name": values["name"] or source.name[:100]}
+    return services.create_project(source_artifact=source, account=request.user, **values)
 
 
 def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
-    project = _get(id)
-    rankings = list(Ranking.objects.filter(group__project=project).select_related("labeler", "group"))
-    agreement = queries.agreement(project)
+    return _shown(request, _get(id))
+
+
+def _shown(request: HttpRequest, project: Project, values: Any = None, errors: Any = None) -> HttpResponse:
+    rankings = list(Ranking.objects.filter(group__project=project).select_related("labeler"))
+    agreed = agreement.of(project)
     done = queries.progress(project)
     exports = list(orders.exports(project))
+    parts = [one | _with_others(one["labeler"], agreed["labelers"]) for one in done["labelers"]]
     context = {
         "section": "labeling",
         "stage": "aligned",
@@ -79,19 +75,22 @@ def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
         "share": done["rankings"] / max(1, done["wanted"]),
         "per_hour": _per_hour(rankings),
         "median_seconds": _median_seconds(rankings),
-        "agreement": agreement,
-        "enough": agreement["groups"] >= MIN_GROUPS,
-        "half": (agreement["high"] - agreement["low"]) / 2 if agreement["high"] is not None else None,
-        "labelers": [one | _with_others(one["labeler"], agreement["between"]) for one in done["labelers"]],
+        "agreement": agreed,
+        "enough": agreed["groups"] >= agreement.MIN_GROUPS,
+        "half": (agreed["high"] - agreed["low"]) / 2 if agreed["high"] is not None else None,
+        "labelers": parts,
+        "hurried": _hurried(parts),
         "n_simulated": sum(one["simulated"] for one in done["labelers"]),
-        "disputes": [_dispute(one, project) for one in agreement["disputes"][:8]],
-        "flags": _flags(rankings),
-        "n_responses": sum(len(one.group.completions) for one in rankings),
+        "disputes": agreed["disputes"][:8],
+        "settled": queries.groups(project, "settled")[:8],
+        "flags": _flags(project, rankings, agreed["flags"]),
+        "n_responses": sum(len(tied) for one in rankings for tied in one.order),
         "exports": exports[:6],
         "reward_models": _reward_models(exports),
         "duel": duel(request, project),
+        **label_settings.fields(values or label_settings.of(project), errors or {}),
     }
-    return render(request, "labeling/project.html", context)
+    return render(request, "labeling/project.html", context, status=422 if errors else 200)
 
 
 def _get(id: int) -> Project:
@@ -117,33 +116,31 @@ def _per_hour(rankings: list[Ranking]) -> float | None:
     return (len(recent) - 1) * 3600 / span if span >= 1 else None
 
 
-def _with_others(labeler: str, between: list[dict[str, Any]]) -> dict[str, Any]:
-    """A labeler's agreement with all others; an interval where there is one other."""
-    found = [one for one in between if labeler in one["labelers"] and one["pairs"]]
-    pairs = sum(one["pairs"] for one in found)
-    if not pairs:
-        return {"agreement": None}
-    share = sum(one["agreement"] * one["pairs"] for one in found) / pairs
-    low, high = (found[0]["low"], found[0]["high"]) if len(found) == 1 else (None, None)
-    return {"agreement": share, "low": low, "high": high, "groups": sum(one["groups"] for one in found)}
+def _with_others(labeler: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """A labeler's agreement with all others, and its interval."""
+    found = next((one for one in measured if one["labeler"] == labeler and one["pairs"]), None)
+    return {"others": found["agreement"], "other_pairs": found["pairs"]} if found else {"others": None}
 
 
-def _dispute(dispute: dict[str, Any], project: Project) -> dict[str, Any]:
-    group = project.groups.get(pk=dispute["task"])
-    orders = [
-        {"labeler": name, "order": [[i + 1 for i in tied] for tied in order]}
-        for name, order in dispute["orders"].items()
-    ]
-    return {**dispute, "orders": orders, "completions": group.completions}
+def _hurried(parts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The quickest of the people, where they take less than a part of the others' time; None where nobody does."""
+    people = [one for one in parts if not one["simulated"] and one["rankings"] >= MIN_RANKINGS]
+    if len(people) < 2:
+        return None
+    quickest = min(people, key=lambda one: one["median_seconds"])
+    others = median(one["median_seconds"] for one in people if one is not quickest)
+    return quickest | {"others_seconds": others} if quickest["median_seconds"] < HURRIED * others else None
 
 
-def _flags(rankings: list[Ranking]) -> list[tuple[str, int]]:
-    counts = dict.fromkeys(FLAGS, 0)
+def _flags(project: Project, rankings: list[Ranking], agreed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    counts = dict.fromkeys(project.flags, 0)
     for ranking in rankings:
         for names in ranking.flags.values():
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
-    return sorted(counts.items(), key=lambda pair: -pair[1])
+    alpha = {one["flag"]: one["alpha"]["value"] for one in agreed}
+    found = [{"name": name, "n": n, "alpha": alpha.get(name)} for name, n in counts.items()]
+    return sorted(found, key=lambda one: -one["n"])
 
 
 def _reward_models(exports: list[Artifact]) -> list[dict[str, Any]]:
@@ -186,11 +183,24 @@ def reopen(request: HttpRequest, id: int) -> HttpResponse:
     return redirect("labeling_project", id)
 
 
+@require_POST
+def settings(request: HttpRequest, id: int) -> HttpResponse:
+    project, values = _get(id), label_settings.read(request.POST)
+    try:
+        services.change(project, **values)
+    except Invalid as error:
+        return _shown(request, project, values, {one.field: one.message for one in error.errors})
+    messages.info(request, "The settings hold from the next group on.")
+    return redirect("labeling_project", id)
+
+
 urlpatterns = [
     path("label", label, name="label"),
     path("label/<int:id>", label_project, name="label_project"),
     path("labeling", labeling, name="labeling"),
     path("labeling/<int:id>", labeling_project, name="labeling_project"),
+    path("labeling/<int:id>/settings", settings, name="labeling_settings"),
+    path("labeling/<int:id>/groups/<int:task>", decide, name="labeling_decide"),
     path("labeling/<int:id>/export", export, name="labeling_export"),
     path("labeling/<int:id>/close", close, name="labeling_close"),
     path("labeling/<int:id>/reopen", reopen, name="labeling_reopen"),

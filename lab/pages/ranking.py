@@ -6,9 +6,11 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.safestring import mark_safe
 
+from lab import markup
 from lab.errors import Conflict, Invalid
-from lab.models import FLAGS, Group, Project
+from lab.models import Group, Lease, Project
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -29,43 +31,55 @@ def label_project(request: Any, id: int) -> HttpResponse:
         raise Http404
     if request.method == "POST":
         return _without_script(request, project)
-    group = services.next_group(project, request.user)
+    lease = services.next_lease(project, request.user)
+    own = queries.own_progress(project, request.user)
+    task = _task(lease, own) if lease else None
     context = {
         "section": "labeling",
         "project": project,
         "instructions": [line for line in project.instructions.split("\n") if line.strip()],
-        "group": group,
-        "own": queries.own_progress(project, request.user),
-        "answers": _answers(group) if group else [],
-        "flags": FLAGS,
-        "places": range(1, len(group.completions) + 1) if group else [],
+        "examples": [{key: _html(one.get(key, "")) for key in one} for one in project.examples],
+        "group": lease.group if lease else None,
+        "own": own,
+        "prompt": _html(task["html"]["prompt"], ready=True) if task else "",
+        "answers": _answers(task) if task else [],
+        "places": range(1, len(task["completions"]) + 1) if task else [],
+        "marks": range(1, project.scale + 1),
         "script": {
             "project": project.pk,
-            "task": _task(group, project, request.user) if group else None,
-            "flags": FLAGS,
+            "labeler": request.user.pk,
+            "task": task,
+            "flags": project.flags,
+            "scale": project.scale,
             "home": reverse("label"),
         },
     }
     return render(request, "labeling/label.html", context)
 
 
-def _answers(group: Group) -> list[dict[str, Any]]:
-    cut_off = group.metadata.get("cut_off") or []
+def _html(text: str, ready: bool = False) -> str:
+    return mark_safe(text if ready else markup.html(text))
+
+
+def _answers(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """As they stand on the screen; `i` is the answer's index in its group."""
     return [
-        {"text": text, "cut_off": i < len(cut_off) and bool(cut_off[i])}
-        for i, text in enumerate(group.completions)
+        {"i": i, "html": _html(task["html"]["completions"][i], ready=True), "cut_off": task["cut_off"][i]}
+        for i in task["shown"]
     ]
 
 
-def _task(group: Group, project: Project, account: Any) -> dict[str, Any]:
+def _task(lease: Lease, own: dict[str, int]) -> dict[str, Any]:
     """As the API answers, so that the script knows one shape."""
-    cut_off = group.metadata.get("cut_off") or [False] * len(group.completions)
+    group = lease.group
     return {
         "id": group.pk,
         "prompt": group.prompt,
         "completions": group.completions,
-        "cut_off": cut_off,
-        **queries.own_progress(project, account),
+        "shown": lease.shown,
+        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
+        "html": markup.of_group(group.prompt, group.completions),
+        **own,
     }
 
 
@@ -82,8 +96,7 @@ def _without_script(request: Any, project: Project) -> HttpResponse:
             if do == "skip":
                 services.skip(group, request.user)
             else:
-                order, flags = _read(request, group, all_bad=do == "bad")
-                services.hand_in(group, request.user, order, do == "bad", flags)
+                services.hand_in(group, request.user, **_read(request, group, all_bad=do == "bad"))
     except Invalid as error:
         messages.error(request, error.errors[0].message)
     except Conflict as error:
@@ -91,15 +104,25 @@ def _without_script(request: Any, project: Project) -> HttpResponse:
     return redirect("label_project", project.pk)
 
 
-def _read(request: Any, group: Group, all_bad: bool) -> tuple[list[list[int]], dict[str, list[str]]]:
+def _read(request: Any, group: Group, all_bad: bool) -> dict[str, Any]:
     tied: dict[int, list[int]] = {}
     flags: dict[str, list[str]] = {}
+    marks: dict[str, int] = {}
     for i in range(len(group.completions)):
         if place := 1 if all_bad else _int(request.POST.get(f"place-{i}")):
             tied.setdefault(place, []).append(i)
         if chosen := request.POST.getlist(f"flags-{i}"):
             flags[str(i)] = chosen
-    return [tied[place] for place in sorted(tied)], flags
+        if mark := _int(request.POST.get(f"mark-{i}")):
+            marks[str(i)] = mark
+    return {
+        "order": [tied[place] for place in sorted(tied)],
+        "all_bad": all_bad,
+        "flags": flags,
+        "marks": marks,
+        "comment": request.POST.get("comment", ""),
+        "correction": request.POST.get("correction", ""),
+    }
 
 
 def _int(text: str | None) -> int:

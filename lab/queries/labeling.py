@@ -1,18 +1,19 @@
-"""Reading labelling projects: how far they are, how fast, and how well the labelers agree."""
+"""Reading labelling projects: how far they are, how fast, and what is in dispute.
+
+Rankings of gold groups and second rankings of a group measure the labelers; they count neither as progress nor in
+the agreement between labelers.
+"""
 
 from itertools import combinations
 from statistics import median
 from typing import Any
 
-import numpy as np
-from django.db.models import Count, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
 from lab.models import Account, Group, Lease, Project, Ranking
 
-N_RESAMPLES = 1000
-"""Of the bootstrap over groups; its error on a bound is then well below the interval's width."""
-N_DISPUTES = 20
+ORDINARY = Q(round=0, group__gold__isnull=True)
 Ranks = list[int]
 """By answer the place of its tie, 0 for the best."""
 
@@ -25,14 +26,14 @@ def visible(role: str = "researcher") -> QuerySet[Project]:
 
 def totals(project: Project) -> dict[str, int]:
     """Groups, rankings so far, and how many rankings are wanted in all."""
-    n_groups = project.groups.count()
-    n_rankings = Ranking.objects.filter(group__project=project).count()
+    n_groups = project.groups.filter(gold__isnull=True).count()
+    n_rankings = Ranking.objects.filter(ORDINARY, group__project=project).count()
     return {"groups": n_groups, "rankings": n_rankings, "wanted": n_groups * project.rankings_per_group}
 
 
 def progress(project: Project) -> dict[str, Any]:
     """Counts of groups and rankings, and each labeler's part."""
-    rankings = Ranking.objects.filter(group__project=project)
+    rankings = Ranking.objects.filter(ORDINARY, group__project=project)
     n_by_group = rankings.values("group").annotate(n=Count("pk")).values_list("n", flat=True)
     wanted = project.rankings_per_group
     leases = Lease.objects.filter(group__project=project)
@@ -43,15 +44,23 @@ def progress(project: Project) -> dict[str, Any]:
         "all_bad": rankings.filter(all_bad=True).count(),
         "leased": leases.filter(skipped=False, expires__gt=timezone.now()).count(),
         "skipped": leases.filter(skipped=True).count(),
-        "labelers": speed(project),
+        "gold": project.groups.filter(gold__isnull=False).count(),
+        "settled": project.groups.filter(settled__isnull=False).count(),
+        "uncertain": project.groups.filter(uncertainty__isnull=False).count(),
+        "labelers": labelers(project),
     }
 
 
-def speed(project: Project) -> list[dict[str, Any]]:
-    """For each labeler the number of rankings, the median of seconds, and when the last one came."""
+def labelers(project: Project) -> list[dict[str, Any]]:
+    """Each labeler's number of rankings, median of seconds, last one, and what gold and repeated groups say of them.
+
+    `gold_right` of `gold_pairs`: pairs of answers that gold puts in an order and the labeler in the same one.
+    `self_agreement` of `self_pairs`: pairs on which both rankings of a repeated group say the same.
+    """
     by_labeler: dict[int, list[Ranking]] = {}
+    # Prompts and answers stay in the database.
     rows = Ranking.objects.filter(group__project=project).select_related("labeler")
-    for ranking in rows:
+    for ranking in rows.annotate(gold=F("group__gold")):
         by_labeler.setdefault(ranking.labeler_id, []).append(ranking)
     return [
         {
@@ -60,9 +69,32 @@ def speed(project: Project) -> list[dict[str, Any]]:
             "rankings": len(found),
             "median_seconds": round(median(ranking.seconds for ranking in found), 2),
             "last": found[-1].created,
+            **_by_gold(found),
+            **_with_self(found),
         }
         for found in sorted(by_labeler.values(), key=len, reverse=True)
     ]
+
+
+def _by_gold(rankings: list[Any]) -> dict[str, int]:
+    checks = [one for one in rankings if one.gold is not None and one.round == 0]
+    right = sum(compare(one.gold, one.order)[0] for one in checks)
+    pairs = sum(_n_ordered(one.gold) for one in checks)
+    return {"gold": len(checks), "gold_right": right, "gold_pairs": pairs}
+
+
+def _with_self(rankings: list[Ranking]) -> dict[str, Any]:
+    first = {one.group_id: one for one in rankings if one.round == 0}
+    again = [
+        (first[one.group_id].order, one.order) for one in rankings if one.round and one.group_id in first
+    ]
+    pairs = same = 0
+    for before, after in again:
+        a, b = _ranks(before), _ranks(after)
+        for i, j in combinations(range(len(a)), 2):
+            pairs += 1
+            same += _sign(a[i] - a[j]) == _sign(b[i] - b[j])
+    return {"repeated": len(again), "self_pairs": pairs, "self_agreement": same / pairs if pairs else None}
 
 
 def own_progress(project: Project, account: Account) -> dict[str, int]:
@@ -71,75 +103,20 @@ def own_progress(project: Project, account: Account) -> dict[str, int]:
     return {"mine": n_mine, **totals(project)}
 
 
-def agreement(project: Project) -> dict[str, Any]:
-    """How often two labelers put two answers of one group in the same order.
-
-    `agreement` is the share of pairs of answers, put in an order by both, that stand in the same order (0.5
-    by chance); `low` and `high` bound it at 95 % by a bootstrap over groups, since pairs of one group hang
-    together. `tau_b` is the mean of Kendall's tau-b over groups and pairs of labelers, which counts ties in.
-    `between` holds the same for each pair of labelers, `disputes` the groups with the lowest tau-b.
-    """
-    compared = _compared(project)
-    total = _agreement(compared)
-    by_labelers: dict[tuple[Account, Account], list[_Comparison]] = {}
-    for entry in compared:
-        by_labelers.setdefault(entry.labelers, []).append(entry)
-    between = [
-        {
-            "labelers": [a.username, b.username],
-            "simulated": [a.is_simulated, b.is_simulated],
-            **_agreement(found),
-        }
-        for (a, b), found in by_labelers.items()
-    ]
-    disputed = sorted(
-        (e for e in compared if e.tau_b is not None and e.tau_b < 1), key=lambda e: e.tau_b or 0.0
+def groups(project: Project, only: str = "") -> QuerySet[Group]:
+    """A project's groups with `n_rankings`: all, or those that are gold, settled or uncertain."""
+    ordinary = Count("rankings", filter=Q(rankings__round=0))
+    found = project.groups.annotate(n_rankings=ordinary).select_related("settled_by").order_by("index")
+    return (
+        found.filter(**{f"{ {'uncertain': 'uncertainty'}.get(only, only) }__isnull": False})
+        if only
+        else found
     )
-    return {
-        **total,
-        "between": sorted(between, key=lambda entry: -entry["pairs"]),
-        "disputes": [
-            {
-                "task": entry.group.pk,
-                "prompt": entry.group.prompt,
-                "tau_b": entry.tau_b,
-                "orders": {a.username: order for a, order in zip(entry.labelers, entry.orders, strict=True)},
-            }
-            for entry in disputed[:N_DISPUTES]
-        ],
-    }
 
 
-class _Comparison:
-    """Two rankings of one group: pairs in the same order, pairs in opposite orders, and tau-b."""
-
-    def __init__(self, group: Group, first: Ranking, second: Ranking) -> None:
-        self.group = group
-        self.labelers = (first.labeler, second.labeler)
-        self.orders = (first.order, second.order)
-        self.same, self.opposite, self.tau_b = compare(first.order, second.order)
-
-
-def _compared(project: Project) -> list[_Comparison]:
-    doubly = (
-        Ranking.objects.filter(group__project=project)
-        .values("group")
-        .annotate(n=Count("pk"))
-        .filter(n__gte=2)
-    )
-    rankings = (
-        Ranking.objects.filter(group__in=doubly.values("group"))
-        .select_related("group", "labeler")
-        .order_by("group__index", "labeler")
-    )
-    by_group: dict[int, list[Ranking]] = {}
-    for ranking in rankings:
-        by_group.setdefault(ranking.group_id, []).append(ranking)
-    return [
-        _Comparison(first.group, first, second)
-        for found in by_group.values()
-        for first, second in combinations(found, 2)
-    ]
+def rankings_of(group: Group) -> list[Ranking]:
+    """All that labelers said of one group, first rankings before second ones."""
+    return list(group.rankings.select_related("labeler").order_by("round", "id"))
 
 
 def compare(first: list[list[int]], second: list[list[int]]) -> tuple[int, int, float | None]:
@@ -161,46 +138,31 @@ def compare(first: list[list[int]], second: list[list[int]]) -> tuple[int, int, 
     return same, opposite, round((same - opposite) / (ordered_a * ordered_b) ** 0.5, 6)
 
 
+def mean_order(orders: list[list[list[int]]]) -> list[list[int]]:
+    """Answers by the mean of their places, equal means tied: where a researcher begins who decides."""
+    n = len(_ranks(orders[0]))
+    sums = [sum(_mean_places(order)[i] for order in orders) for i in range(n)]
+    return [[i for i in range(n) if sums[i] == value] for value in sorted(set(sums))]
+
+
+def _mean_places(order: list[list[int]]) -> dict[int, float]:
+    """By answer its place from 1, tied answers at the mean of theirs."""
+    found, taken = {}, 0
+    for tied in order:
+        found |= dict.fromkeys(tied, taken + (len(tied) + 1) / 2)
+        taken += len(tied)
+    return found
+
+
 def _ranks(order: list[list[int]]) -> Ranks:
     place = {index: rank for rank, tied in enumerate(order) for index in tied}
     return [place[index] for index in range(len(place))]
 
 
+def _n_ordered(order: list[list[int]]) -> int:
+    ranks = _ranks(order)
+    return sum(a != b for a, b in combinations(ranks, 2))
+
+
 def _sign(difference: int) -> int:
     return (difference > 0) - (difference < 0)
-
-
-def _agreement(compared: list[_Comparison]) -> dict[str, Any]:
-    by_group: dict[int, list[int]] = {}
-    for entry in compared:
-        pairs = by_group.setdefault(entry.group.pk, [0, 0])
-        pairs[0] += entry.same
-        pairs[1] += entry.opposite
-    counts = np.array(list(by_group.values()), dtype=np.int64).reshape(-1, 2)
-    same, opposite = (int(n) for n in counts.sum(axis=0))
-    taus = [entry.tau_b for entry in compared if entry.tau_b is not None]
-    low, high = _interval(counts)
-    return {
-        "groups": len(by_group),
-        "pairs": same + opposite,
-        "agreement": same / (same + opposite) if same + opposite else None,
-        "low": low,
-        "high": high,
-        "tau_b": sum(taus) / len(taus) if taus else None,
-    }
-
-
-def _interval(counts: np.ndarray) -> tuple[float | None, float | None]:
-    """95 % bounds of same / (same + opposite) by drawing groups anew; None for fewer than two groups.
-
-    Args:
-        counts: (G, 2) int; pairs in the same and in opposite orders of each group.
-    """
-    if len(counts) < 2 or not counts.sum():
-        return None, None
-    # Fixed, so that a page tells the same at every reload.
-    chance = np.random.default_rng(0)
-    drawn = counts[chance.integers(len(counts), size=(N_RESAMPLES, len(counts)))].sum(axis=1)
-    drawn = drawn[drawn.sum(axis=1) > 0]
-    low, high = np.quantile(drawn[:, 0] / drawn.sum(axis=1), [0.025, 0.975])
-    return float(low), float(high)

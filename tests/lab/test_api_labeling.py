@@ -131,3 +131,70 @@ def test_agreement_and_export(api, project):
 def test_a_project_is_deleted_with_its_rankings(api, project):
     assert api().delete(f"{PROJECTS}/{project.pk}").status_code == 204
     assert api().get(f"{PROJECTS}/{project.pk}").status_code == 404
+
+
+def test_a_lost_answer_is_asked_for_again_and_counts_once(api, project):
+    lea = api("labeler", "lea")
+    task = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+    assert sorted(task["shown"]) == [0, 1, 2, 3]
+    address, body = f"/api/v1/labeling/tasks/{task['id']}/ranking", {"order": ORDER, "submission": "abc"}
+    first, second = lea.post(address, body), lea.post(address, body)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json() == second.json()
+    assert first.json()["shown"] == task["shown"]
+    # Another order is another ranking, from a tab that was left open.
+    assert lea.post(address, {"order": ORDER[::-1], "submission": "abd"}).status_code == 409
+    assert Ranking.objects.count() == 1
+
+
+def test_words_come_as_safe_html_when_asked_for(api, tmp_home):
+    source = making.dataset("rollouts", [{"prompt": "<b>*x*", "completions": ["**a**", "b"]}])
+    project = services.create_project("p", source)
+    plain = api("labeler").post(f"{PROJECTS}/{project.pk}/next").json()
+    assert plain["html"] is None
+    task = api("labeler").post(f"{PROJECTS}/{project.pk}/next?html=1").json()
+    assert task["html"]["prompt"] == "<p>&lt;b&gt;<em>x</em></p>\n"
+    assert "<p><strong>a</strong></p>\n" in task["html"]["completions"]
+
+
+def test_settings_are_changed_and_labelers_are_not_told_which_groups_are_checks(api, project):
+    one = f"{PROJECTS}/{project.pk}"
+    changed = api().patch(one, {"scale": 7, "flags": ["untrue"], "examples": [{"prompt": "p", "why": "w"}]})
+    assert (changed.json()["scale"], changed.json()["flags"]) == (7, ["untrue"])
+    assert changed.json()["examples"][0]["why"] == "w"
+    assert api().patch(one, {"scale": 3}).json()["errors"][0]["field"] == "scale"
+    assert api().patch(one, {"colour": 3}).status_code == 422
+    assert api("labeler").patch(one, {"scale": 5}).status_code == 403
+    assert api(None).patch(one, {"scale": 5}).status_code == 401
+    group = Group.objects.first()
+    api().post(f"/api/v1/labeling/tasks/{group.pk}/gold", {"order": [[0], [1], [2], [3]]})
+    seen = str(api("labeler").get(PROJECTS).json()) + str(api("labeler").post(f"{one}/next").json())
+    assert "gold" not in seen and "repeat" not in seen
+
+
+def test_groups_are_made_gold_settled_and_scored(api, project):
+    one, group = f"{PROJECTS}/{project.pk}", Group.objects.first()
+    gold, settlement = (f"/api/v1/labeling/tasks/{group.pk}/{what}" for what in ("gold", "settlement"))
+    assert api().post(gold, {"order": ORDER}).json()["gold"] == ORDER
+    assert api().get(f"{one}/groups?only=gold").json()["count"] == 1
+    assert api().post(gold, {"order": None}).json()["gold"] is None
+    assert api().post(gold, {"order": [[0]]}).status_code == 422
+    assert api().post(settlement, {"order": ORDER, "note": "n"}).json()["settled"] == ORDER
+    assert api().get(f"{one}/groups?only=settled").json()["items"][0]["settled_by"]
+    assert api().post(settlement, {"order": []}).status_code == 422
+    assert api().delete(settlement).status_code == 204
+    assert api().get(f"{one}/groups?only=settled").json()["count"] == 0
+    assert api().get(f"{one}/groups").json()["items"][0]["rankings"] == 0
+    assert api().post(f"{one}/uncertainty", {"scores": {"g0": 0.5}}).json() == {"groups": 1}
+    assert api().get(f"{one}/groups?only=uncertain").json()["items"][0]["uncertainty"] == 0.5
+    assert api().post(f"{one}/uncertainty", {"scores": {"nothing": 0.5}}).status_code == 422
+    for address, body in (
+        (gold, {"order": ORDER}),
+        (settlement, {"order": ORDER}),
+        (f"{one}/uncertainty", {"scores": {}}),
+    ):
+        assert api("labeler").post(address, body).status_code == 403
+        assert api(None).post(address, body).status_code == 401
+    assert api("labeler").get(f"{one}/groups").status_code == 403
+    assert api("labeler").delete(settlement).status_code == 403
+    assert api().post("/api/v1/labeling/tasks/999999/gold", {"order": None}).status_code == 404

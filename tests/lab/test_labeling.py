@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lab.errors import Conflict, Invalid
 from lab.models import Lease, Ranking
+from lab.queries import agreement
 from lab.queries import artifacts as artifact_queries
 from lab.queries import labeling as queries
 from lab.services import accounts, artifacts
@@ -131,7 +132,10 @@ def test_what_is_not_leased_cannot_be_ranked_or_skipped(project, lea):
 def test_a_group_is_ranked_once_by_a_labeler(project, lea):
     ranking = rank(project, lea)
     with pytest.raises(Conflict, match="already"):
-        services.hand_in(ranking.group, lea, BEST_FIRST)
+        services.hand_in(ranking.group, lea, [[3], [2], [1], [0]])
+    # The same once more is the same: a double click, or an answer that was lost on its way.
+    assert services.hand_in(ranking.group, lea, BEST_FIRST) == ranking
+    assert Ranking.objects.count() == 1
 
 
 @pytest.mark.parametrize(
@@ -272,7 +276,7 @@ def test_agreement_counts_only_groups_that_two_have_ranked(tmp_home, lea, lou):
         rank(project, lea)
     rank(project, lou)
     rank(project, lou, [[0], [1], [3], [2]])
-    told = queries.agreement(project)
+    told = agreement.of(project)
     # 6 of 6 pairs and 5 of 6; tau-b 1 and 4/6.
     assert (told["groups"], told["pairs"]) == (2, 12)
     assert told["agreement"] == pytest.approx(11 / 12)
@@ -284,7 +288,7 @@ def test_agreement_counts_only_groups_that_two_have_ranked(tmp_home, lea, lou):
 
 def test_nothing_ranked_twice_has_no_agreement(project, lea):
     rank(project, lea)
-    told = queries.agreement(project)
+    told = agreement.of(project)
     assert (told["agreement"], told["tau_b"], told["pairs"]) == (None, None, 0)
 
 
@@ -295,11 +299,13 @@ def test_the_export_is_an_artifact_like_any_other(project, lea):
     artifact = services.export(project, lea)
     folder = artifact_queries.path(artifact)
     rows = pq.read_table(folder / "rankings.parquet").to_pylist()
-    assert [row["simulated"] for row in rows] == [False, True]
-    assert rows[0]["order"] == [[1], [0, 2], [3]]
-    assert json.loads(rows[0]["flags"]) == {"3": ["nonsense"]}
-    assert json.loads(rows[0]["metadata"])["task"] == "add"
-    assert rows[0]["group_id"] == "g0"
+    assert sorted(row["simulated"] for row in rows) == [False, True]
+    mine = next(row for row in rows if not row["simulated"])
+    assert (mine["order"], mine["labeler"]) == ([[1], [0, 2], [3]], "lea")
+    assert json.loads(mine["flags"]) == {"3": ["nonsense"]}
+    assert json.loads(mine["metadata"])["task"] == "add"
+    assert sorted(json.loads(mine["metadata"])["shown"]) == [0, 1, 2, 3]
+    assert [row["group_id"] for row in rows] == sorted(row["group_id"] for row in rows)
     # 6 pairs less the tie, and 6.
     assert artifact.summary["pairs"] == 11
     assert artifact.manifest["origin"]["inputs"] == {"rollouts": [project.source_id]}
@@ -309,3 +315,162 @@ def test_the_export_is_an_artifact_like_any_other(project, lea):
 def test_nothing_ranked_cannot_be_exported(project, lea):
     with pytest.raises(Conflict):
         services.export(project, lea)
+
+
+def test_each_labeler_sees_an_order_of_their_own_and_it_is_recorded(tmp_home, account):
+    project = services.create_project("p", making.rollouts(1), rankings_per_group=10)
+    seen = {}
+    for name in "abcdefgh":
+        who = account("labeler", name)
+        lease = services.next_lease(project, who)
+        assert services.next_lease(project, who).shown == lease.shown
+        seen[name] = lease.shown
+        services.hand_in(lease.group, who, BEST_FIRST)
+    assert all(sorted(shown) == [0, 1, 2, 3] for shown in seen.values())
+    # Eight draws of 24 orders: that all are one order would come once in 24 to the seventh.
+    assert len({tuple(shown) for shown in seen.values()}) > 1
+    assert {one.labeler.username: one.shown for one in Ranking.objects.all()} == seen
+
+
+def test_a_submission_counts_once_also_after_the_project_is_closed(project, lea):
+    group = services.next_group(project, lea)
+    first = services.hand_in(group, lea, BEST_FIRST, submission="s1")
+    services.close(project)
+    assert services.hand_in(group, lea, BEST_FIRST, submission="s1") == first
+    services.reopen(project)
+    with pytest.raises(Conflict, match="another group"):
+        services.hand_in(services.next_group(project, lea), lea, BEST_FIRST, submission="s1")
+    assert Ranking.objects.count() == 1
+
+
+def gold_rows(n, gold):
+    return [
+        {"group_id": f"g{i}", "prompt": f"p{i}", "completions": making.FOUR, "gold": gold if i < 2 else None}
+        for i in range(n)
+    ]
+
+
+def test_gold_groups_go_to_each_labeler_and_measure_them(tmp_home, lea, lou):
+    source = making.dataset("rollouts", gold_rows(12, [[0], [1], [2], [3]]))
+    project = services.create_project("p", source, gold_every=2)
+    for group in project.groups.filter(gold__isnull=False):
+        assert [group.completions[i] for [i] in group.gold] == making.FOUR
+    for who in (lea, lou):
+        for _ in range(5):
+            group = services.next_group(project, who)
+            order = group.gold or BEST_FIRST
+            if who == lou and group.gold:  # the last two turned around: 5 of 6 pairs are right
+                order = [*order[:2], order[3], order[2]]
+            services.hand_in(group, who, order)
+    told = {one["labeler"]: one for one in queries.progress(project)["labelers"]}
+    assert (told["lea"]["gold"], told["lea"]["gold_right"], told["lea"]["gold_pairs"]) == (2, 12, 12)
+    assert (told["lou"]["gold"], told["lou"]["gold_right"], told["lou"]["gold_pairs"]) == (2, 10, 12)
+    # Gold is neither progress nor exported.
+    assert queries.totals(project) == {"groups": 10, "rankings": 6, "wanted": 10}
+    assert len(services.rows(project)) == 6
+
+
+def test_a_known_order_names_the_answers_that_are_shown(tmp_home):
+    rows = [
+        {"group_id": "a", "prompt": "p", "completions": ["x", "y", "x"], "gold": [[1], [0, 2]]},
+        {"group_id": "b", "prompt": "p", "completions": ["x", "y"], "gold": [[1]]},
+        {"group_id": "c", "prompt": "p", "completions": ["x", "y"], "gold": "best"},
+    ]
+    project = services.create_project("p", making.dataset("rollouts", rows))
+    first, *others = project.groups.order_by("index")
+    assert [[first.completions[i] for i in tied] for tied in first.gold] == [["y"], ["x"]]
+    assert [group.gold for group in others] == [None, None]
+
+
+def test_a_repeated_group_measures_agreement_with_oneself(tmp_home, lea):
+    project = services.create_project("p", making.rollouts(30), repeat_every=2)
+    for _ in range(14):
+        lease = services.next_lease(project, lea)
+        services.hand_in(lease.group, lea, [[0], [1], [3], [2]] if lease.round else BEST_FIRST)
+    again = Ranking.objects.filter(round=1)
+    assert again.count() >= 3
+    told = queries.progress(project)["labelers"][0]
+    # Each repetition turns one of its 6 pairs around.
+    assert (told["repeated"], told["self_pairs"]) == (again.count(), 6 * again.count())
+    assert told["self_agreement"] == pytest.approx(5 / 6)
+    assert queries.totals(project)["rankings"] == 14 - again.count() == len(services.rows(project))
+    order = list(Ranking.objects.order_by("id").values_list("group", "round"))
+    for at, (group, round) in enumerate(order):
+        if round:
+            assert at - order.index((group, 0)) > 5
+
+
+def test_uncertain_groups_come_first_and_unlike_each_other(tmp_home, lea):
+    prompts = ["count the red cars", "count the red cars!", "name a tall tree", "sing"]
+    rows = [{"group_id": f"g{i}", "prompt": p, "completions": ["x", "y"]} for i, p in enumerate(prompts)]
+    project = services.create_project("p", making.dataset("rollouts", rows), next_group="uncertain")
+    services.set_uncertainty(project, {"g0": 0.9, "g1": 0.8, "g2": 0.7})
+    got = []
+    while group := services.next_group(project, lea):
+        got.append(group.metadata["group_id"])
+        services.hand_in(group, lea, [[0], [1]])
+    # The second most uncertain asks nearly what the first one asked; what has no score comes last.
+    assert got == ["g0", "g2", "g1", "g3"]
+    for scores in ({"g9": 1.0}, {"g0": float("nan")}):
+        with pytest.raises(Invalid):
+            services.set_uncertainty(project, scores)
+
+
+def test_a_project_asks_for_what_its_settings_say(project, lea):
+    services.change(project, flags=["untrue"], scale=5, asks_comment=True, asks_correction=True)
+    group = services.next_group(project, lea)
+    marks = {"0": 5, "1": 4, "2": 2, "3": 1}
+    for said, field in (
+        ({"flags": {"0": ["harmful"]}, "marks": marks}, "flags"),
+        ({"marks": {}}, "marks"),
+        ({"marks": marks | {"0": 6}}, "marks"),
+        ({"marks": marks, "comment": "x" * 10_001}, "comment"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            services.hand_in(group, lea, BEST_FIRST, **said)
+        assert [error.field for error in caught.value.errors] == [field]
+    services.hand_in(group, lea, BEST_FIRST, marks=marks, comment=" why ", correction="better")
+    kept = json.loads(services.rows(project)[0]["metadata"])
+    assert (kept["marks"], kept["comment"], kept["correction"]) == (marks, "why", "better")
+    services.change(project, scale=0, asks_comment=False, asks_correction=False)
+    group = services.next_group(project, lea)
+    for said in ({"marks": marks}, {"comment": "x"}, {"correction": "x"}):
+        with pytest.raises(Invalid):
+            services.hand_in(group, lea, BEST_FIRST, **said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scale": 3}, {"flags": ["ugly"]}, {"gold_every": 1}, {"repeat_every": -1}, {"next_group": "last"}, {"examples": [{"x": "y"}]}, {"name": " "}],
+)  # fmt: skip
+def test_a_setting_that_will_not_do_is_told_by_field(project, change):
+    with pytest.raises(Invalid) as caught:
+        services.change(project, **change)
+    assert [error.field for error in caught.value.errors] == list(change)
+
+
+def test_a_settled_group_is_exported_in_the_order_that_was_decided(tmp_home, lea, lou, account):
+    project = services.create_project("p", making.rollouts(2), rankings_per_group=2)
+    for who, order in ((lea, BEST_FIRST), (lou, BEST_FIRST[::-1])):
+        for _ in range(2):
+            rank(project, who, order)
+    disputed = project.groups.first()
+    assert len(agreement.of(project)["disputes"]) == 2
+    boss = account("researcher", "boss")
+    services.settle(disputed, boss, [[2], [0, 1], [3]], "clear")
+    rows = services.rows(project)
+    assert [(row["labeler"], row["order"]) for row in rows if row["group_id"] == "g0"] == [
+        ("boss", [[2], [0, 1], [3]])
+    ]
+    assert json.loads(rows[0]["metadata"])["note"] == "clear"
+    assert [one["task"] for one in agreement.of(project)["disputes"]] != [disputed.pk]
+    assert services.export(project).summary["settled"] == 1
+    services.unsettle(disputed)
+    assert len(services.rows(project)) == 4
+    with pytest.raises(Invalid):
+        services.settle(disputed, boss, [[0]])
+
+
+def test_of_more_than_nine_answers_nine_are_shown(tmp_home):
+    project = services.create_project("p", making.rollouts(1, [f"answer {i}" for i in range(14)]))
+    assert len(set(project.groups.get().completions)) == 9

@@ -198,3 +198,41 @@ def test_a_project_is_closed_and_opened_again(browser, project):
 @pytest.mark.parametrize("path", ["/labeling/999999", "/label/999999", "/label/99999999999999999999"])
 def test_unknown_projects_are_not_found(browser, db, path):
     assert browser().get(path).status_code == 404
+
+
+def test_settings_are_changed_on_the_projects_page(browser, project):
+    form = {"name": "new", "instructions": "i", "flags": ["untrue"], "scale": "5", "asks_comment": "on", "rankings_per_group": "3",
+            "gold_every": "4", "repeat_every": "0", "next_group": "uncertain", "example-0-prompt": ATTACK, "example-0-better": "b"}  # fmt: skip
+    address = f"/labeling/{project.pk}/settings"
+    assert browser().post(address, form).status_code == 302
+    project.refresh_from_db()
+    assert (project.name, project.flags, project.scale, project.asks_comment) == ("new", ["untrue"], 5, True)
+    assert (project.asks_correction, project.next_group, project.gold_every) == (False, "uncertain", 4)
+    assert [one["better"] for one in project.examples] == ["b"]
+    wrong = browser().post(address, form | {"gold_every": "many", "rankings_per_group": "0"})
+    assert wrong.status_code == 422
+    assert wrong.content.decode().count('class="error') == 2
+    page = browser("labeler").get(f"/label/{project.pk}").content.decode()
+    assert "&lt;script&gt;alert(1)" in page and ATTACK not in page
+    assert 'name="comment"' in page and 'name="correction"' not in page
+    assert browser("labeler").post(address, form).status_code == 403
+    assert browser(None).post(address, form)["Location"].startswith("/sign-in")
+
+
+def test_a_group_in_dispute_is_settled_on_its_page(browser, ranked):
+    group = ranked.groups.first()
+    address = f"/labeling/{ranked.pk}/groups/{group.pk}"
+    assert address in browser().get(f"/labeling/{ranked.pk}").content.decode()
+    page = browser().get(address).content.decode()
+    assert "lea" in page and "robot" in page
+    form = {"place-0": "2", "place-1": "1", "place-2": "2", "place-3": "4", "note": "so"}
+    assert browser("researcher", "boss").post(address, form | {"gold": "on"}).status_code == 302
+    group.refresh_from_db()
+    assert (group.settled, group.settled_note, group.gold) == ([[1], [0, 2], [3]], "so", [[1], [0, 2], [3]])
+    assert browser().post(address, {"place-0": "1"}).status_code == 422
+    assert browser().post(address, {"do": "unsettle"}).status_code == 302
+    group.refresh_from_db()
+    assert group.settled is None
+    assert browser("labeler").get(address).status_code == 403
+    assert browser(None).get(address)["Location"].startswith("/sign-in")
+    assert browser().get(f"/labeling/{ranked.pk}/groups/999999").status_code == 404

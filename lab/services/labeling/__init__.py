@@ -1,0 +1,53 @@
+"""Labelling: projects over rollouts, leased groups, rankings handed in and taken back, gold and settled groups, export."""
+
+from lab.services.labeling.checks import set_gold, settle, unsettle
+from lab.services.labeling.export import export, n_pairs, rows
+from lab.services.labeling.handout import (
+    LEASE,
+    MAX_SECONDS,
+    MAX_TEXT,
+    hand_in,
+    next_group,
+    next_lease,
+    skip,
+    undo,
+)
+from lab.services.labeling.projects import (
+    MAX_ANSWERS,
+    MAX_EVERY,
+    MAX_RANKINGS_PER_GROUP,
+    SCALES,
+    change,
+    close,
+    create_project,
+    delete_project,
+    reopen,
+)
+from lab.services.labeling.turns import set_uncertainty
+
+__all__ = [
+    "LEASE",
+    "MAX_ANSWERS",
+    "MAX_EVERY",
+    "MAX_RANKINGS_PER_GROUP",
+    "MAX_SECONDS",
+    "MAX_TEXT",
+    "SCALES",
+    "change",
+    "close",
+    "create_project",
+    "delete_project",
+    "export",
+    "hand_in",
+    "n_pairs",
+    "next_group",
+    "next_lease",
+    "reopen",
+    "rows",
+    "set_gold",
+    "set_uncertainty",
+    "settle",
+    "skip",
+    "undo",
+    "unsettle",
+]
