@@ -41,7 +41,7 @@ def duel(request: HttpRequest, project: Project) -> dict[str, Any] | None:
         "earlier": _address(model, number - 1) if number > 1 else "",
         "later": _address(model, number + 1) if number < some.count else "",
         "only_simulated": item["simulated"] == item["rankings"],
-        "answers": _answers(item),
+        "answers": _answers(item, model),
         "surprise": _surprise(item),
         "drawn": draw(item),
     }
@@ -51,12 +51,19 @@ def _address(model: Artifact, number: int) -> str:
     return f"?{urlencode({'model': model.pk, 'group': number})}#orders"
 
 
-def _answers(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """In the labelers' order, what they did not place last."""
+def _answers(item: dict[str, Any], model: Artifact) -> list[dict[str, Any]]:
+    """In the labelers' order, what they did not place last; `apart` by how many places the model moves an answer."""
     by_people, by_model = orders.places(item["labelers_order"]), orders.places(item["model_order"])
     last = len(item["completions"]) + 1
     found = [
-        {"text": text, "score": item["scores"][i], "people": by_people.get(i), "model": by_model[i]}
+        {
+            "text": text,
+            "share": orders.as_share(item["scores"][i]),
+            "raw": orders.raw(model, item["scores"][i]),
+            "people": by_people.get(i),
+            "model": by_model[i],
+            "apart": by_model[i] - by_people.get(i, by_model[i]),
+        }
         for i, text in enumerate(item["completions"])
     ]
     return sorted(found, key=lambda one: (one["people"] or last, one["model"]))
@@ -84,7 +91,10 @@ def draw(item: dict[str, Any]) -> dict[str, Any]:
         "left": LEFT,
         "right": RIGHT,
         "people": [{"y": y_left[i], "place": by_people[i]} for i in left],
-        "model": [{"y": y_right[i], "place": by_model[i], "score": item["scores"][i]} for i in right],
+        "model": [
+            {"y": y_right[i], "place": by_model[i], "share": orders.as_share(item["scores"][i])}
+            for i in right
+        ],
         "lines": [
             {
                 "path": f"M{LEFT} {y_left[i]}C{LEFT + BEND} {y_left[i]} {RIGHT - BEND} {y_right[i]} {RIGHT} {y_right[i]}",

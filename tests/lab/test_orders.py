@@ -73,6 +73,36 @@ def test_an_address_that_makes_no_sense_shows_the_page_all_the_same(browser, pro
     assert "of 3, most disagreed first" in answer.content.decode()
 
 
+def test_scores_show_between_0_and_1_with_the_raw_one_and_a_way_to_correct_the_order(browser, project):
+    model = reward_model(project, {"g0": [-2, -1, 0, 2]})
+    model.summary = {"reward_mean": 0.5, "reward_std": 2.0}
+    model.save(update_fields=["summary"])
+    page = browser().get(f"/labeling/{project.pk}").content.decode()
+    section = re.search(r'<section[^>]*id="orders".*?</section>', page, re.DOTALL)[0]
+    # 1 / (1 + e^2), 1 / (1 + e), 1 / 2 and 1 / (1 + e^-2); raw 2 x - 2 + 0.5 and so on.
+    shown = re.findall(r"score </span>([^<]+)<", section)
+    assert shown == ["0.12", "0.27", "0.50", "0.88"]
+    assert re.findall(r"raw ([^<]+)<", section) == ["−3.50", "−1.50", "0.50", "4.50"]
+    # People's first stands three places lower at the model, their last three higher.
+    assert section.count("3 lower") == section.count("3 higher") == 1
+    group = project.groups.get(metadata__group_id="g0")
+    address = f"/labeling/{project.pk}/groups/{group.pk}"
+    assert f'href="{address}">Correct this</a>' in section
+    correction = {f"place-{i}": str(4 - i) for i in range(4)}
+    assert browser().post(address, correction).status_code == 302
+    taught = [row["order"] for row in services.rows(project) if row["group_id"] == "g0"]
+    assert taught == [[[3], [2], [1], [0]]]
+
+
+def test_only_researchers_correct_an_order(browser, project):
+    group = project.groups.first()
+    address = f"/labeling/{project.pk}/groups/{group.pk}"
+    assert browser("labeler").post(address, {"place-0": "1"}).status_code in (302, 403)
+    assert browser().post(address, {"place-0": "1"}).status_code == 422
+    group.refresh_from_db()
+    assert group.settled is None
+
+
 def test_texts_are_escaped_and_the_drawing_has_no_inline_style(browser, project):
     reward_model(project, name=ATTACK)
     page = browser().get(f"/labeling/{project.pk}").content.decode()
