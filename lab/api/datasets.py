@@ -34,7 +34,11 @@ class About(Given):
 class DatasetIn(About):
     """Exactly one of `path`, `url` and `hub`."""
 
-    path: str | None = Field(None, max_length=1000, description="A file on the server, in an allowed folder.")
+    path: str | None = Field(
+        None,
+        max_length=1000,
+        description="A file on the server, in an allowed folder, or a preference set's folder.",
+    )
     url: str | None = Field(None, max_length=2000, description="A public http or https address.")
     hub: str | None = Field(None, max_length=200, description='Id on the Hugging Face hub, "owner/name".')
     split: str = Field("train", max_length=100, description="Of a hub dataset.")
@@ -63,7 +67,11 @@ _BODY = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary"},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Repeated, it brings the files of one preference set.",
+                        },
                         "name": {"type": "string", "maxLength": 100},
                         "form": {"type": "string", "enum": list(SCHEMAS)},
                     },
@@ -77,7 +85,11 @@ _BODY = {
 @router.post("", response=answers(DatasetOut, 201), openapi_extra=_BODY)
 @slow
 def create_dataset(request: Any) -> Status:
-    """Bring in JSONL (also gzipped), Parquet or WARC: as an upload, from the server, an address or the hub."""
+    """Bring in JSONL (also gzipped), Parquet or WARC: as an upload, from the server, an address or the hub.
+
+    Preference sets of others (TRL's pairs, OpenAssistant's trees, PandaLM, LLMFAO, MT-bench, Auto-J, AlpacaEval) are
+    seen from their columns and become rankings, or with the form "rollouts" groups to be ranked anew.
+    """
     if request.content_type == "multipart/form-data":
         return Status(201, _upload(request))
     try:
@@ -94,17 +106,15 @@ def create_dataset(request: Any) -> Status:
 
 
 def _upload(request: Any) -> Artifact:
-    file = request.FILES.get("file")
-    if not isinstance(file, TemporaryUploadedFile):
+    files = request.FILES.getlist("file")
+    if not files or not all(isinstance(file, TemporaryUploadedFile) for file in files):
         raise Invalid([FieldError("file", "there is no file: send one in the part 'file'")])
     try:
         about = About.model_validate({key: value for key, value in request.POST.items() if value})
     except ValidationError as error:
         raise invalid(error) from None
-    path = Path(file.temporary_file_path())
-    return services.import_upload(
-        path, file.name or "upload", name=about.name, form=about.form, account=request.user
-    )
+    stored = [(Path(file.temporary_file_path()), file.name or "upload") for file in files]
+    return services.import_uploads(stored, name=about.name, form=about.form, account=request.user)
 
 
 def parsed(request: Any) -> Any:

@@ -7,7 +7,7 @@ file of mostly such rows is refused, and so is an empty one.
 import gzip
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +20,12 @@ from django.conf import settings
 
 from core_ml.artifact import Origin, Writer
 from core_ml.errors import UserError
+from core_ml.feedback.sets.measured import measured
+from core_ml.feedback.sets.ranked import Source
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Account, Artifact
 from lab.models.run import new_uid
-from lab.services import artifacts, fetch, forms, reading
+from lab.services import artifacts, fetch, forms, reading, sets
 from lab.services.roots import allowed_path
 
 BATCH_ROWS, BATCH_CHARACTERS = 1000, 16 * 2**20
@@ -40,11 +42,32 @@ def import_upload(
     return _import_file(file, Path(filename.replace("\\", "/")).name, "file", name, form, account)
 
 
+def import_uploads(
+    files: Sequence[tuple[Path, str]],
+    *,
+    name: str = "",
+    form: str | None = None,
+    account: Account | None = None,
+) -> Artifact:
+    """One file, or the files of one preference set that keeps votes and texts apart."""
+    if len(files) == 1:
+        return import_upload(*files[0], name=name, form=form, account=account)
+    named = [(file, Path(filename.replace("\\", "/")).name) for file, filename in files]
+    return _import_set(named, "file", name, form, account)
+
+
 def import_path(
     path: str, *, name: str = "", form: str | None = None, account: Account | None = None
 ) -> Artifact:
-    """A file on the server, below one of IMPORT_ROOTS, links resolved. Raises Invalid."""
+    """A file on the server, below one of IMPORT_ROOTS, links resolved, or a preference set's folder. Raises Invalid."""
     file = allowed_path(path)
+    if file.is_dir():
+        files = sets.folder_files(file)
+        if not files:
+            raise Invalid(
+                [FieldError("path", f"{path} is not a file, and a folder without rows: name one file")]
+            )
+        return _import_set(files, "path", name or file.name, form, account)
     if not file.is_file():
         raise Invalid([FieldError("path", f"{path} is not a file: name one file")])
     return _import_file(file, file.name, "path", name, form, account)
@@ -116,6 +139,22 @@ def _import_file(
     return _import_rows(reading.json_lines(file, head, filename, field), filename, field, name, form, account)
 
 
+def _import_set(
+    files: Sequence[tuple[Path, str]], field: str, name: str, form: str | None, account: Account | None
+) -> Artifact:
+    if form not in (None, *sets.FORMS):
+        text = f"a preference set becomes {' or '.join(sets.FORMS)}, and {form!r} was asked for"
+        raise Invalid([FieldError("form", text)])
+    found, parts = sets.of_files(files, field)
+    chosen, notes = form or "rankings", sets.Notes()
+    rows = sets.rows(found, parts, chosen, notes)
+
+    def write(folder: Path) -> dict[str, Any]:
+        return _write_rows(folder, chosen, rows, found.name, field) | notes
+
+    return _make(chosen, found.name, field, name, account, write)
+
+
 def _import_rows(
     rows: Iterable[tuple[int, Any]],
     filename: str,
@@ -129,11 +168,19 @@ def _import_rows(
     # Malformed lines before the first good one must not hide the form.
     for number, row in rows:
         first.append((number, row))
-        if (isinstance(row, dict) and forms.recognize(row)) or len(first) >= PATIENCE:
+        if (isinstance(row, dict) and (forms.recognize(row) or sets.is_known(row))) or len(first) >= PATIENCE:
             break
     if not first:
         raise Invalid([FieldError(field, f"{filename} is empty: it holds no row")])
     known = first[-1][1] if isinstance(first[-1][1], dict) else {}
+    pieces: Iterator[tuple[int, Any]] = chain(first, rows)
+    notes = sets.Notes()
+    try:
+        if found := sets.of_one_file(known, form):
+            form, read = form or "rankings", pieces
+            pieces = sets.rows(found, {"rows": [Source(filename, lambda: read)]}, form, notes)
+    except ValueError as error:
+        raise Invalid([FieldError(field, f"{filename}: {error}")]) from error
     form = form or forms.recognize(known)
     if form is None:
         number, row = first[0]
@@ -145,10 +192,11 @@ def _import_rows(
         raise Invalid([FieldError(field, f"{filename} is of no known form ({reason}); {forms.expected()}")])
     if form not in forms.SCHEMAS:
         raise Invalid([FieldError("form", f"{form!r} has no rows: choose one of {', '.join(forms.SCHEMAS)}")])
-    pieces = chain(first, rows)
-    return _make(
-        form, filename, field, name, account, lambda path: _write_rows(path, form, pieces, filename, field)
-    )
+
+    def write(folder: Path) -> dict[str, Any]:
+        return _write_rows(folder, form, pieces, filename, field) | notes
+
+    return _make(form, filename, field, name, account, write)
 
 
 def _make(
@@ -200,7 +248,7 @@ def _write_rows(
                 continue
             batch.append(laid)
             n_good += 1
-            in_batch += sum(len(value) for value in laid.values() if isinstance(value, str))
+            in_batch += _n_characters(laid)
             if len(batch) == BATCH_ROWS or in_batch > BATCH_CHARACTERS:
                 n_characters += in_batch
                 out.write_table(_table(batch, schema, field))
@@ -208,15 +256,22 @@ def _write_rows(
         out.write_table(_table(batch, schema, field))
         n_characters += in_batch
     if not n_good and not n_bad:
-        raise Invalid([FieldError(field, f"{filename} is empty: it holds no row")])
+        what = "row" if form not in sets.FORMS else f"row of {form}"
+        raise Invalid([FieldError(field, f"{filename} is empty: it holds no {what}")])
     _refuse_mostly_bad(n_good, n_bad, bad, filename, field)
-    return {
+    about = measured([target]) if form == "rankings" else {}
+    return about | {
         "rows": n_good,
         form: n_good,
         "characters": n_characters,
         "skipped": n_bad,
         "skipped_rows": [{"row": number, "reason": reason} for number, reason in bad],
     }
+
+
+def _n_characters(laid: dict[str, Any]) -> int:
+    texts = [value if isinstance(value, list) else [value] for value in laid.values()]
+    return sum(len(one) for values in texts for one in values if isinstance(one, str))
 
 
 def _table(batch: list[dict[str, Any]], schema: pa.Schema, field: str) -> pa.Table:

@@ -40,6 +40,15 @@ def beginning(stream: BinaryIO, filename: str, field: str) -> bytes:
         ) from None
 
 
+def rows(file: Path, filename: str, field: str) -> Numbered:
+    """Rows of a file of either kind. What is neither ends in lines that say so."""
+    with file.open("rb") as stream:
+        head = stream.read(4)
+    if head == b"PAR1":
+        return parquet_rows(file, filename, field)
+    return json_lines(file, head, filename, field)
+
+
 def json_lines(file: Path, head: bytes, filename: str, field: str) -> Numbered:
     number = n_read = 0
     with unpacked(file, head) as stream:
