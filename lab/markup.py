@@ -67,7 +67,12 @@ def html(text: str) -> str:
         allowed_classes=CLASSES,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
-        set_tag_attribute_values={"a": {"target": "_blank"}},
+        # Wide code and formulas scroll, and are reached by keys.
+        set_tag_attribute_values={
+            "a": {"target": "_blank"},
+            "pre": {"tabindex": "0"},
+            "div": {"tabindex": "0"},
+        },
     )
 
 

@@ -55,6 +55,7 @@ def test_nothing_that_could_act_comes_out(attack):
             "rel",
             "class",
             "start",
+            "tabindex",
         }
         if "href" in attributes:
             assert attributes["href"].startswith(("http://", "https://", "mailto:"))
@@ -67,7 +68,7 @@ def test_tags_that_somebody_wrote_are_read_as_text():
 
 def test_markdown_code_and_formulas_are_rendered():
     assert markup.html("**a**\nb") == "<p><strong>a</strong><br>\nb</p>\n"
-    assert "<pre><code" in markup.html("```python\nprint(1)\n```")
+    assert '<pre tabindex="0"><code' in markup.html("```python\nprint(1)\n```")
     fraction = markup.html(r"$\frac{1}{2}$")
     assert "<mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac>" in fraction
     assert "<math" in markup.html(r"\(x^2\)") and 'display="block"' in markup.html("$$x$$")
