@@ -12,6 +12,7 @@ from html import escape
 from xml.etree import ElementTree
 
 import nh3
+from django.utils.safestring import SafeString
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -54,12 +55,12 @@ CLASSES = {"div": {"formula"}, "p": {"heading"}, "code": {"formula"}}
 
 
 @lru_cache(maxsize=2000)
-def html(text: str) -> str:
+def html(text: str) -> SafeString:
     """Safe HTML of one prompt or response. As a model's text it keeps its line ends."""
     if len(text) > MAX_LETTERS:
-        return f"<pre>{escape(text)}</pre>"
+        return SafeString(f"<pre>{escape(text)}</pre>")
     rendered = _reader().render(text, {"formulas": 0})
-    return nh3.clean(
+    cleaned = nh3.clean(
         rendered,
         tags=set(TAGS),
         clean_content_tags={"script", "style"},
@@ -74,6 +75,7 @@ def html(text: str) -> str:
             "div": {"tabindex": "0"},
         },
     )
+    return SafeString(cleaned)  # nh3 let through what stands in TAGS and ATTRIBUTES, and nothing else
 
 
 @lru_cache(maxsize=1)

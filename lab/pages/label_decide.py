@@ -5,7 +5,6 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils.safestring import mark_safe
 
 from lab import markup
 from lab.errors import Invalid
@@ -34,10 +33,10 @@ def decide(request: Any, id: int, task: int) -> HttpResponse:
         "stage": "aligned",
         "project": group.project,
         "group": group,
-        "prompt": _html(group.prompt),
+        "prompt": markup.html(group.prompt),
         "answers": [
             {
-                "html": _html(text),
+                "html": markup.html(text),
                 "place": place.get(i),
                 "said": [places(one.order).get(i) for one in rankings],
                 "flags": sorted({name for one in rankings for name in one.flags.get(str(i), [])}),
@@ -49,10 +48,6 @@ def decide(request: Any, id: int, task: int) -> HttpResponse:
         "places": range(1, n + 1),
     }
     return render(request, "labeling/decide.html", context, status=422 if request.method == "POST" else 200)
-
-
-def _html(text: str) -> str:
-    return mark_safe(markup.html(text))
 
 
 def _get(id: int, task: int) -> Group:

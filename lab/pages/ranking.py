@@ -6,7 +6,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils.safestring import mark_safe
 
 from lab import markup
 from lab.errors import Conflict, Invalid
@@ -38,10 +37,10 @@ def label_project(request: Any, id: int) -> HttpResponse:
         "section": "labeling",
         "project": project,
         "instructions": [line for line in project.instructions.split("\n") if line.strip()],
-        "examples": [{key: _html(one.get(key, "")) for key in one} for one in project.examples],
+        "examples": [{key: markup.html(one.get(key, "")) for key in one} for one in project.examples],
         "group": lease.group if lease else None,
         "own": own,
-        "prompt": _html(task["html"]["prompt"], ready=True) if task else "",
+        "prompt": task["html"]["prompt"] if task else "",
         "answers": _answers(task) if task else [],
         "places": range(1, len(task["completions"]) + 1) if task else [],
         "marks": range(1, project.scale + 1),
@@ -57,15 +56,10 @@ def label_project(request: Any, id: int) -> HttpResponse:
     return render(request, "labeling/label.html", context)
 
 
-def _html(text: str, ready: bool = False) -> str:
-    return mark_safe(text if ready else markup.html(text))
-
-
 def _answers(task: dict[str, Any]) -> list[dict[str, Any]]:
     """As they stand on the screen; `i` is the answer's index in its group."""
     return [
-        {"i": i, "html": _html(task["html"]["completions"][i], ready=True), "cut_off": task["cut_off"][i]}
-        for i in task["shown"]
+        {"i": i, "html": task["html"]["completions"][i], "cut_off": task["cut_off"][i]} for i in task["shown"]
     ]
 
 

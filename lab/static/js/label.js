@@ -18,6 +18,8 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  // Read apart from the page, where nothing runs or loads, and then moved into it.
+  const show = (node, html) => node.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
   const flat = () => order.flat();
   const n = () => task?.completions.length || 0;
   const state = () => JSON.stringify([order, last, bad, flags, marks]);
@@ -54,7 +56,7 @@
     since = document.hidden ? 0 : performance.now();
     form.elements.group.value = task.id;
     // Words as HTML come from lab/markup.py alone, which lets nothing through that could act.
-    document.getElementById("prompt").innerHTML = task.html.prompt;
+    show(document.getElementById("prompt"), task.html.prompt);
     answers.replaceChildren(...task.shown.map(answer));
     document.querySelector("[data-last]").textContent = Math.min(9, n());
     const each = times.length ? ` · about ${Math.round(times.reduce((a, b) => a + b) / times.length)} s each` : "";
@@ -67,7 +69,7 @@
 
   function answer(index, i) {
     const item = make("li", "answer"), words = make("div", "words"), badge = make("span", "badge"), group = make("div", "flags");
-    words.innerHTML = task.html.completions[index];
+    show(words, task.html.completions[index]);
     item.dataset.i = i;
     item.tabIndex = -1;
     words.dir = "auto";
