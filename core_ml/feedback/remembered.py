@@ -5,20 +5,17 @@ update looks it up (`core_ml.feedback.shared`): only norms, rotations, attention
 Source of the idea: the policy that samples and the policy of the first update are the same one, its ratio is 1.
 """
 
-import random
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from core_ml.errors import UserError
 from core_ml.feedback.batches import Row
 from core_ml.feedback.shared import Known, Layout, Name, lay_out
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
-from core_ml.sampling.generate import Completion, is_done, max_rows
+from core_ml.sampling.generate import Completion, complete, rows_of
 from core_ml.sampling.sampler import Row as Running
 from core_ml.sampling.sampler import Sampler
 from core_ml.sampling.settings import Sampling
@@ -81,59 +78,22 @@ def sample(
 
     Raises: UserError for a prompt that is empty or leaves no room at all.
     """
-    context = model.config.max_seq_len
-    for prompt in prompts:
-        if not 0 < len(prompt) < context:
-            raise UserError(
-                f"a prompt has {len(prompt)} tokens: this model reads at least 1 and at most {context - 1} before it "
-                "writes"
-            )
-    how = Sampling(temperature=temperature)
-    rows = [
-        Running(
-            prompt=prompt,
-            how=how,
-            draws=random.Random(f"{seed}:{index}"),
-            max_new_tokens=min(max_new_tokens, context - len(prompt)),
-        )
-        for index, prompt in enumerate(prompts)
-    ]
+    rows = rows_of(model, prompts, Sampling(temperature=temperature), max_new_tokens, seed)
     number = {row: index for index, row in enumerate(rows)}
     completions = [Completion() for _ in rows]
     sampler: Sampler[Running] = Sampler(model, precision(model.device))
     recording = Recording() if remember and _fits(model, rows) else None
     matrices = sampler.keep() if recording else {}
-    longest = max(len(row.prompt) + row.max_new_tokens for row in rows)
-    limit = max_rows(model, longest)
-    if recording is None:
-        sampler.expect(min(limit, len(rows)), longest, max_new_tokens)
-    else:  # a compiled step would keep nothing
-        with torch.inference_mode():
-            sampler.slots.reserve(min(limit, len(rows)), longest)
-    waiting = deque(sorted(rows, key=lambda row: (len(row.prompt), tuple(row.prompt))))
-    while waiting or sampler.rows:
-        drawn = list(sampler.rows)
-        if drawn:
-            sampler.step()
-            if recording:
-                # Each row read the token before the one that it has drawn.
-                recording.order += [(number[row], len(row.ids) - 2) for row in drawn]
-                for name, linear in matrices.items():
-                    recording.outputs.setdefault(name, []).append(linear.last[: len(drawn)])
-        n_free = limit - len(sampler.rows)
-        if waiting and n_free >= min(len(waiting), max(1, limit // 8)):
-            joining = [waiting.popleft() for _ in range(min(len(waiting), n_free))]
-            sampler.join(joining)
-            drawn += joining
-        for row in drawn:
-            assert row.last is not None
-            completion = completions[number[row]]
-            completion.ids.append(row.last.id)
-            completion.logprobs.append(row.last.logprob)
-            completion.ended = row.last.id in stop_ids
-        for place in reversed(range(len(sampler.rows))):
-            if is_done(sampler.rows[place], stop_ids):
-                sampler.leave(place)
+
+    def stepped(drawn: list[Running]) -> None:
+        if recording:
+            # Each row read the token before the one that it has drawn.
+            recording.order += [(number[row], len(row.ids) - 2) for row in drawn]
+            for name, linear in matrices.items():
+                recording.outputs.setdefault(name, []).append(linear.last[: len(drawn)])
+
+    for row in complete(model, rows, stop_ids, sampler, stepped):
+        completions[number[row]].take(row, stop_ids)
     if recording:
         assert sampler.kept is not None
         recording.first = sampler.kept

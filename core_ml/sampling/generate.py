@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from core_ml.errors import UserError
@@ -27,6 +27,13 @@ class Completion:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False
+
+    def take(self, row: Row, stop_ids: Collection[int]) -> None:
+        """The token that a row has just drawn."""
+        assert row.last is not None
+        self.ids.append(row.last.id)
+        self.logprobs.append(row.last.logprob)
+        self.ended = row.last.id in stop_ids
 
 
 def generate(
@@ -74,31 +81,12 @@ def generate_in_batches(
     seed: int,
 ) -> Iterator[list[int]]:
     """As `generate`, filling `completions`; yields the indices of those that are done, now and then, for reports."""
-    context = model.config.max_seq_len
-    for prompt in prompts:
-        if not 0 < len(prompt) < context:
-            raise UserError(
-                f"a prompt has {len(prompt)} tokens: this model reads at least 1 and at most "
-                f"{context - 1} before it writes"
-            )
     how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    rows = [
-        Row(
-            prompt=prompt,
-            how=how,
-            draws=random.Random(f"{seed}:{index}"),
-            max_new_tokens=min(max_new_tokens, context - len(prompt)),
-        )
-        for index, prompt in enumerate(prompts)
-    ]
+    rows = rows_of(model, prompts, how, max_new_tokens, seed)
     index_of = {row: index for index, row in enumerate(rows)}
     done: list[int] = []
     for row in complete(model, rows if max_new_tokens else [], stop_ids):
-        completion = completions[index_of[row]]
-        assert row.last is not None
-        completion.ids.append(row.last.id)
-        completion.logprobs.append(row.last.logprob)
-        completion.ended = row.last.id in stop_ids
+        completions[index_of[row]].take(row, stop_ids)
         if is_done(row, stop_ids):
             done.append(index_of[row])
             if len(done) >= REPORT_EVERY:
@@ -107,9 +95,44 @@ def generate_in_batches(
     yield done
 
 
-def complete(model: GPT, rows: Sequence[Row], stop_ids: Collection[int]) -> Iterator[Row]:
-    """Sample all rows to their ends; yields a row each time it has drawn a token."""
-    sampler: Sampler[Row] = Sampler(model, precision(model.device))
+def rows_of(
+    model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, max_new_tokens: int, seed: int
+) -> list[Row]:
+    """A row for each prompt, whose numbers come from the seed and its place.
+
+    Raises: UserError for a prompt that is empty or leaves no room at all.
+    """
+    context = model.config.max_seq_len
+    for prompt in prompts:
+        if not 0 < len(prompt) < context:
+            raise UserError(
+                f"a prompt has {len(prompt)} tokens: this model reads at least 1 and at most "
+                f"{context - 1} before it writes"
+            )
+    return [
+        Row(
+            prompt=prompt,
+            how=how,
+            draws=random.Random(f"{seed}:{index}"),
+            max_new_tokens=min(max_new_tokens, context - len(prompt)),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def complete(
+    model: GPT,
+    rows: Sequence[Row],
+    stop_ids: Collection[int],
+    sampler: Sampler[Row] | None = None,
+    stepped: Callable[[list[Row]], None] | None = None,
+) -> Iterator[Row]:
+    """Sample all rows to their ends; yields a row each time it has drawn a token.
+
+    Args:
+        sampler: a fresh one that is set up already. stepped: is told of the rows of each step, right after it.
+    """
+    sampler = sampler or Sampler(model, precision(model.device))
     # Prompts of one length are read together, and equal ones once; the shortest first.
     waiting = deque(sorted(rows, key=lambda row: (len(row.prompt), tuple(row.prompt))))
     longest = max((len(row.prompt) + row.max_new_tokens for row in rows), default=0)
@@ -122,12 +145,14 @@ def complete(model: GPT, rows: Sequence[Row], stop_ids: Collection[int]) -> Iter
         drawn = list(sampler.rows)
         if drawn:
             sampler.step()
+            if stepped:
+                stepped(drawn)
         # New rows join when a share of the places is free, so that their prompts are read together.
         n_free = limit - len(sampler.rows)
         if waiting and n_free >= min(len(waiting), max(1, limit // 8)):
             joining = [waiting.popleft() for _ in range(min(len(waiting), n_free))]
             sampler.join(joining)
-            drawn += joining
+            drawn = drawn + joining
         yield from drawn
         for place in reversed(range(len(sampler.rows))):
             if is_done(sampler.rows[place], stop_ids):

@@ -149,8 +149,8 @@ def available(way: str, dtype: torch.dtype) -> bool:
     if way == "mkl":
         return torch.backends.mkl.is_available() and dtype == torch.float32
     if way == "onednn":
-        bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.backends.mkldnn.is_available() and (dtype == torch.float32 or bfloat16)
+        emulates = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.backends.mkldnn.is_available() and not emulates
     return True
 
 

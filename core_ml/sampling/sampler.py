@@ -148,7 +148,8 @@ class Sampler(Generic[R]):
     def expect(self, n_rows: int, n_places: int, n_steps: int) -> None:
         """Make ready for what is known to come: room for rows of `n_places`, and a compiled step if that pays."""
         self.slots.reserve(n_rows, n_places)
-        compiled.begin(self._step, n_rows, n_steps)
+        if self.kept is None:  # a compiled step keeps nothing
+            compiled.begin(self._step, n_rows, n_steps)
 
     @computing
     def rest(self) -> None:

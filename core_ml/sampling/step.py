@@ -27,13 +27,13 @@ class Step:
         head = nn.Linear(1, 1, bias=False, device="meta")
         head.weight = nn.Parameter(model.head_weight.detach(), requires_grad=False)
         self.head = Linear(head, dtype)
-        linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.up, layer.down)]
-        self.products = Products([*linears, self.head])
-        self.linears = {(-1, "head"): self.head}
-        for layer in self.layers:
-            self.linears |= {
-                (layer.number, name): getattr(layer, name) for name in ("qkv", "out", "up", "down")
-            }
+        self.linears = {
+            (layer.number, name): getattr(layer, name)
+            for layer in self.layers
+            for name in ("qkv", "out", "up", "down")
+        }
+        self.linears[-1, "head"] = self.head
+        self.products = Products(list(self.linears.values()))
         if model.config.positions == "rope":
             self.cos = torch.cat((model.cos, model.cos), -1)  # (max_seq_len, d_head)
             self.sin = torch.cat((-model.sin, model.sin), -1)
