@@ -1,15 +1,12 @@
-"""Prompts with answers as padded tensors, and the probabilities of the answers' tokens."""
+"""Prompts with answers as padded tensors, and rows of like length in batches."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from core_ml.model.device import autocast
-from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
 
 Row = tuple[list[int], list[int]]
@@ -20,12 +17,10 @@ Row = tuple[list[int], list[int]]
 class Batch:
     """B rows padded on the right to T tokens.
 
-    ids: (B, T); targets: (B, T - 1) bool, true where the next token belongs to the answer; last: (B,) the
-    index of each row's last token.
+    ids: (B, T); last: (B,) the index of each row's last token.
     """
 
     ids: Tensor
-    targets: Tensor
     last: Tensor
 
 
@@ -37,31 +32,10 @@ def as_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 def pad(rows: Sequence[Row], device: torch.device) -> Batch:
     lengths = [len(prompt) + len(answer) for prompt, answer in rows]
     ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-    targets = torch.zeros(len(rows), max(lengths), dtype=torch.bool)
     for i, (prompt, answer) in enumerate(rows):
         ids[i, : lengths[i]] = torch.tensor(prompt + answer)
-        targets[i, len(prompt) : lengths[i]] = True
     last = torch.tensor(lengths) - 1
-    return Batch(ids.to(device), targets[:, 1:].to(device), last.to(device))
-
-
-def answer_logits(model: GPT, batch: Batch) -> Tensor:
-    """Logits at the positions that write the answers, (N, vocab_size) float32 with N all answers' tokens.
-
-    The head runs on those positions only: most of a batch is prompt and padding.
-    """
-    with autocast(model.device):
-        return model.logits(model.hidden(batch.ids[:, :-1])[batch.targets])
-
-
-def answer_ids(batch: Batch) -> Tensor:
-    """(N,) the answers' tokens, in the order of `answer_logits`."""
-    return batch.ids[:, 1:][batch.targets]
-
-
-def chosen_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """(N,) log-probabilities of the given tokens."""
-    return -F.cross_entropy(logits, ids, reduction="none")
+    return Batch(ids.to(device), last.to(device))
 
 
 def by_length(lengths: Sequence[int], budget: int, rng: random.Random) -> list[list[int]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core_ml.feedback.batches import Row
 from core_ml.feedback.shared import Known, Layout, Name, lay_out
+from core_ml.model.attention import capped
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
 from core_ml.sampling.generate import Completion, complete, rows_of
@@ -60,8 +61,7 @@ class Recording:
         first = torch.stack([self.first[tuple(prompt)] for prompt, _ in rows[::k]])
         if (-1, "head") not in known:
             return first
-        raw, cap = known[-1, "head"].float(), model.config.logit_softcap
-        return torch.cat((first, raw if cap is None else cap * torch.tanh(raw / cap)))
+        return torch.cat((first, capped(known[-1, "head"].float(), model.config.logit_softcap)))
 
 
 def sample(

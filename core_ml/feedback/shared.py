@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from core_ml.model.attention import attend
+from core_ml.model.attention import attend, capped
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation, rotate
 
 HIDDEN = -1e30  # finite, so that an empty place of a grid stays finite too
@@ -122,8 +122,7 @@ def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
 def logits(model: GPT, states: Tensor, known: Known | None = None) -> Tensor:
     """(len(read), vocab_size) float32 from `hidden`."""
     raw = _product((-1, "head"), model.head_weight, None, states, known or {}).float()
-    cap = model.config.logit_softcap
-    return raw if cap is None else cap * torch.tanh(raw / cap)
+    return capped(raw, model.config.logit_softcap)
 
 
 def token_logprobs(logits: Tensor, layout: Layout) -> Tensor:
@@ -210,8 +209,7 @@ def _attend(
     qa = qa.reshape(R, h, g * N, D)  # query heads that share a key head are rows of one product
     shared = _ungrouped(_grouped(qa, layout.k) @ kp.mT, layout.k)
     scores = torch.cat((shared, qa @ ka.mT), -1) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = capped(scores, softcap)
     assert masks[1] is not None
     weights = (scores.float() + masks[1]).softmax(-1).to(v.dtype)
     of_shared, of_own = weights.split((P, N), -1)

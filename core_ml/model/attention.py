@@ -40,6 +40,11 @@ def attend(
     return written_out(q, k, v, mask, scale, softcap)
 
 
+def capped(x: Tensor, softcap: float | None) -> Tensor:
+    """x where it is small, and never beyond the bound, which tanh approaches. Source: Gemma Team 2024, arXiv:2408.00118."""
+    return x if softcap is None else softcap * torch.tanh(x / softcap)
+
+
 def repeated(z: Tensor, n_head: int) -> Tensor:
     return z if z.size(1) == n_head else z.repeat_interleave(n_head // z.size(1), dim=1)
 
@@ -52,8 +57,7 @@ def written_out(
     n_kv_head, S = k.shape[1:3]
     # Query heads that share a key head are stacked along time: no key is copied.
     scores = ((q.reshape(B, n_kv_head, -1, d_head) @ k.mT) * scale).view(B, n_kv_head, -1, T, S)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = capped(scores, softcap)
     mask = mask if mask.dim() < 4 else mask[:, :, None]
     weights = scores.masked_fill(~mask, HIDDEN).softmax(-1).to(v.dtype)
     return (weights.view(B, n_kv_head, -1, S) @ v).view(B, n_head, T, d_head)

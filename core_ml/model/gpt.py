@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core_ml.model.attention import attend
+from core_ml.model.attention import attend, capped
 from core_ml.model.config import GPTConfig, RopeScaling
 
 __all__ = ["GPT", "Cache", "GPTConfig"]
@@ -224,9 +224,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d_model) to (…, vocab_size) float32."""
-        logits = F.linear(hidden, self.head_weight).float()
-        cap = self.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return capped(F.linear(hidden, self.head_weight).float(), self.config.logit_softcap)
 
     def value(self, hidden: Tensor) -> Tensor:
         """Scores of a reward model: hidden states (B, d_model) of the last tokens to (B,) float32."""

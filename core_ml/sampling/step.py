@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from core_ml.model.attention import capped
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block
 from core_ml.sampling.products import Linear, Products
 from core_ml.sampling.slots import Slots, Turn, append
@@ -58,8 +59,7 @@ class Step:
         for number, layer in enumerate(self.layers):
             x = layer(x, rotation, keys[number], values[number], turn)
         logits = self.head(self.model.norm(x).to(self.dtype)).float()
-        cap = self.model.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return capped(logits, self.model.config.logit_softcap)
 
 
 Rotation = tuple[Tensor, Tensor]

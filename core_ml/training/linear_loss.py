@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from core_ml.model.attention import capped
+
 CHUNK = 512  # rows; more leave a processor's cache, fewer make small products
 
 Rows = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
@@ -46,10 +48,6 @@ def nll(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None =
             target = logits.gather(1, targets[part, None])[:, 0]
             found[part] = logits.logsumexp(-1) - target
     return found
-
-
-def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def nll_and_grads(

@@ -7,7 +7,8 @@ import torch
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Figure, Log, Metric, Resumed, Sample, Summary
-from core_ml.feedback.batches import answer_ids, answer_logits, by_length, chosen_logprobs, pad
+from core_ml.feedback import shared
+from core_ml.feedback.batches import by_length, pad
 from core_ml.feedback.losses import Moments
 from core_ml.feedback.policy import Actor, Before, backward, look_back
 from core_ml.feedback.practice import Method, credit
@@ -16,6 +17,7 @@ from core_ml.feedback.rewards import Shaping, combined
 from core_ml.feedback.rlhf_report import reward_over_kl
 from core_ml.feedback.rollout import Rollouts, prompts_of_step
 from core_ml.model import checkpoint
+from core_ml.model.device import autocast
 from core_ml.recipes.rlhf import RlhfConfig, run
 from tests.core_ml.models import small_model, small_tokenizer, workspace, write_checkpoint, write_dataset
 
@@ -23,11 +25,12 @@ from tests.core_ml.models import small_model, small_tokenizer, workspace, write_
 def test_the_logprobs_of_answers_are_those_of_the_whole_rows():
     model = small_model(340)
     rows = [([4, 5, 6], [7, 8]), ([9], [10, 11, 12, 13]), ([14, 15], [16])]
-    batch = pad(rows, model.device)
-    ids = answer_ids(batch)
-    assert ids.tolist() == [7, 8, 10, 11, 12, 13, 16]
-    assert batch.last.tolist() == [4, 4, 2]
-    got = chosen_logprobs(answer_logits(model, batch), ids).tolist()
+    assert pad(rows, model.device).last.tolist() == [4, 4, 2]
+    layout = shared.lay_out([prompt for prompt, _ in rows], [answer for _, answer in rows], model.device)
+    assert layout.targets.tolist() == [7, 8, 10, 11, 12, 13, 16]
+    with autocast(model.device):
+        logits = shared.logits(model, shared.hidden(model, layout))
+    got = shared.token_logprobs(logits, layout).tolist()
     wanted = []
     with torch.no_grad():
         for prompt, answer in rows:
