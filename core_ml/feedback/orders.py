@@ -6,6 +6,7 @@ unlike the labelers come first, and a bounded number of them is kept.
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ SCHEMA = pa.schema(
         ("simulated", pa.int64()),
     ]
 )
+
+
+def as_share(score: float) -> float:
+    """A score between 0 and 1: by how many to one an answer would win against the mean answer, on the model's scale."""
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
 
 
 def labelers_order(group: Group) -> list[list[int]]:

@@ -171,6 +171,17 @@ def first_difference(prompt: str, better: str, worse: str) -> str | None:
     return next((name for name in CRITERIA if getattr(a, name) != getattr(b, name)), None)
 
 
+def n_pairs(order: Sequence[Sequence[int]]) -> int:
+    """How many pairs of answers a ranking puts in an order; ties make none."""
+    n = sum(len(tied) for tied in order)
+    return n * (n - 1) // 2 - sum(len(tied) * (len(tied) - 1) // 2 for tied in order)
+
+
+def ordered_rightly(values: Sequence[float], better: int, worse: int) -> float:
+    """1 where values put a pair as labelled, 0 where the other way round; equal ones order nothing: half right."""
+    return 0.5 if values[better] == values[worse] else float(values[better] > values[worse])
+
+
 def like_length(a: str, b: str) -> bool:
     return abs(len(a) - len(b)) <= LIKE_LENGTH * max(len(a), len(b))
 
@@ -198,7 +209,7 @@ def agrees_with_two(groups: list[Group], rewards: Sequence[Sequence[float]]) -> 
     for group, values in zip(groups, rewards, strict=True):
         own: list[float] = []
         for (i, j), a, b in _votes(group):
-            first = 0.5 if values[i] == values[j] else float(values[i] > values[j])
+            first = ordered_rightly(values, i, j)
             own.append((first if a else 1 - first) / 2 + (first if b else 1 - first) / 2)
         found.append(own)
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from core_ml.evaluation.statistics import Share, clustered
 from core_ml.events import Event, Figure
 from core_ml.feedback.orders import labelers_order
-from core_ml.feedback.pairs import Group
+from core_ml.feedback.pairs import Group, ordered_rightly
 from core_ml.feedback.reward_report import CHANCE
 
 N_BINS = 6
@@ -40,10 +40,16 @@ def figures(groups: Sequence[Group], rewards: Rewards, scale: float, step: int) 
 def calibration(groups: Sequence[Group], rewards: Rewards, scale: float, step: int) -> Iterator[Event]:
     """How often the model is right where it says that it is right with probability p, in bins of equal counts."""
     said = [
-        [(abs(values[i] - values[j]) * scale, _right(values, i, j)) for i, j in group.pairs()]
+        [
+            (
+                1 / (1 + math.exp(-min(60.0, abs(values[i] - values[j]) * scale))),
+                ordered_rightly(values, i, j),
+            )
+            for i, j in group.pairs()
+        ]
         for group, values in zip(groups, rewards, strict=True)
     ]
-    certainties = [1 / (1 + math.exp(-min(60.0, margin))) for own in said for margin, _ in own]
+    certainties = [certainty for own in said for certainty, _ in own]
     if len(certainties) < FEWEST:
         return
     edges = np.unique(np.quantile(certainties, np.linspace(0, 1, N_BINS + 1)))
@@ -51,10 +57,7 @@ def calibration(groups: Sequence[Group], rewards: Rewards, scale: float, step: i
     error = 0.0
     for n, (low, high) in enumerate(pairwise(edges)):
         last = n == len(edges) - 2
-        inside = [
-            [(1 / (1 + math.exp(-min(60.0, m))), right) for m, right in own] for own in said
-        ]  # (certainty, right)
-        inside = [[one for one in own if low <= one[0] < high or (last and one[0] == high)] for own in inside]
+        inside = [[one for one in own if low <= one[0] < high or (last and one[0] == high)] for own in said]
         share = clustered([[right for _, right in own] for own in inside])
         if share is None:
             continue
@@ -81,7 +84,7 @@ def by_length(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
             a, b = len(group.completions[i]), len(group.completions[j])
             difference = (a - b) / max(a, b, 1)
             place = sum(difference > edge for edge in LENGTH_EDGES[1:-1])
-            bins[place][number].append(_right(values, i, j))
+            bins[place][number].append(ordered_rightly(values, i, j))
     points = [(name, s) for name, own in zip(LENGTH_NAMES, bins, strict=True) if (s := clustered(own))]
     shorter = clustered([a + b for a, b in zip(*bins[:2], strict=True)])
     longer = clustered([a + b for a, b in zip(*bins[3:], strict=True)])
@@ -111,7 +114,7 @@ def by_places(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
         for ranking in group.rankings:
             for (above, first), (below, second) in combinations(enumerate(ranking.order), 2):
                 own = bins[min(below - above, MAX_PLACES) - 1][number]
-                own += [_right(values, i, j) for i in first for j in second]
+                own += [ordered_rightly(values, i, j) for i in first for j in second]
     names = [*(str(n) for n in range(1, MAX_PLACES)), f"{MAX_PLACES} or more"]
     points: list[Point] = [(n, s) for n, own in zip(names, bins, strict=True) if (s := clustered(own))]
     if len(points) < 2:
@@ -181,10 +184,6 @@ def learning_curve(points: Sequence[tuple[int, Share]], step: int) -> Figure:
         )
     title = "Would more rankings help?"
     return _curve("learning_curve", step, title, {"this model": list(points)}, finding, "groups learned from", "share right")  # fmt: skip
-
-
-def _right(values: Sequence[float], better: int, worse: int) -> float:
-    return 0.5 if values[better] == values[worse] else float(values[better] > values[worse])
 
 
 def _worth(group: Group) -> list[float | None]:

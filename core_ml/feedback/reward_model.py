@@ -138,11 +138,6 @@ class RewardModel:
         self.std = values.mean(0).std(correction=0).item() or 1.0
 
 
-def as_share(score: float) -> float:
-    """A score between 0 and 1: by how many to one an answer would win against the mean answer, on the model's scale."""
-    return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
-
-
 def _weights(number: int) -> str:
     return checkpoint.WEIGHTS if number == 1 else f"member-{number}.safetensors"
 

@@ -19,6 +19,7 @@ from core_ml.feedback.pairs import (
     labelers_agree,
     length_wins,
     like_length,
+    ordered_rightly,
 )
 
 TITLES = {
@@ -49,8 +50,7 @@ def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Out
     for number, (group, values) in enumerate(zip(groups, rewards, strict=True)):
         for i, j in group.pairs():
             better, worse = group.completions[i], group.completions[j]
-            # Equal rewards order nothing: half right, as for the rules.
-            right = 0.5 if values[i] == values[j] else float(values[i] > values[j])
+            right = ordered_rightly(values, i, j)
             names = ["all", first_difference(group.prompt, better, worse)]
             names.append("like length" if like_length(better, worse) else None)
             scored = [(name, right) for name in names if name]

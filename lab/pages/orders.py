@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 from django.http import HttpRequest
 
 from core_ml.errors import UserError
+from core_ml.feedback.orders import as_share
 from lab.models import Artifact, Project
 from lab.queries import orders
 
@@ -58,7 +59,7 @@ def _answers(item: dict[str, Any], model: Artifact) -> list[dict[str, Any]]:
     found = [
         {
             "text": text,
-            "share": orders.as_share(item["scores"][i]),
+            "share": as_share(item["scores"][i]),
             "raw": orders.raw(model, item["scores"][i]),
             "people": by_people.get(i),
             "model": by_model[i],
@@ -92,8 +93,7 @@ def draw(item: dict[str, Any]) -> dict[str, Any]:
         "right": RIGHT,
         "people": [{"y": y_left[i], "place": by_people[i]} for i in left],
         "model": [
-            {"y": y_right[i], "place": by_model[i], "share": orders.as_share(item["scores"][i])}
-            for i in right
+            {"y": y_right[i], "place": by_model[i], "share": as_share(item["scores"][i])} for i in right
         ],
         "lines": [
             {

@@ -4,7 +4,6 @@ A reward run keeps ids, scores and orders beside its weights (core_ml/feedback/o
 the project's own. What comes from a file is checked against the group before anything is shown of it.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +86,6 @@ def _by_score(scores: list[float]) -> list[list[int]]:
         [index for index, score in enumerate(scores) if score == value]
         for value in sorted(set(scores), reverse=True)
     ]
-
-
-def as_share(score: float) -> float:
-    """A score between 0 and 1: an answer's chance against the mean answer, in units of the answers' spread."""
-    return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
 
 
 def raw(model: Artifact, score: float) -> float:

@@ -11,8 +11,9 @@ from core_ml.errors import UserError
 from core_ml.evaluation.statistics import clustered, wilson
 from core_ml.events import Figure, Metric, Summary
 from core_ml.feedback import reward_figures
+from core_ml.feedback.orders import as_share
 from core_ml.feedback.pairs import Group, Ranking
-from core_ml.feedback.reward_model import FILE, RewardModel, as_share
+from core_ml.feedback.reward_model import FILE, RewardModel
 from core_ml.recipes import import_model
 from core_ml.recipes.reward import RewardConfig, run
 from tests.core_ml import published

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core_ml.feedback.agreement import Agreement, Judgement
+from core_ml.feedback.pairs import n_pairs
 from core_ml.feedback.reliability import of_groups
 from core_ml.feedback.sets import stored
 from core_ml.feedback.sets.ranked import Vote
@@ -29,18 +30,18 @@ def measured(paths: Sequence[Path]) -> dict[str, Any]:
 def of(groups: Callable[[], Groups]) -> dict[str, Any]:
     """As `measured`, of groups that can be gone through several times."""
     by: Counter[tuple[str, bool]] = Counter()
-    n_groups = n_pairs = 0
+    n_groups = n_ordered = 0
     for _, _, votes in groups():
         n_groups += 1
         by.update((vote.labeler, vote.simulated) for vote in votes)
-        n_pairs += sum(_n_pairs(vote.order) for vote in votes)
+        n_ordered += sum(n_pairs(vote.order) for vote in votes)
     people = {name for name, simulated in by if not simulated}
     found: dict[str, Any] = {
         "rankings": by.total(),
         "simulated": sum(n for (_, simulated), n in by.items() if simulated),
         "groups": n_groups,
         "labelers": len(people),
-        "pairs": n_pairs,
+        "pairs": n_ordered,
     }
     among = "people" if people else "programs"
     found["agreement"] = {"among": among} | _agreement(groups(), lambda vote: vote.simulated != bool(people))
@@ -48,11 +49,6 @@ def of(groups: Callable[[], Groups]) -> dict[str, Any]:
     judges = [name for (name, simulated), _ in by.most_common() if simulated] if people else []
     found["judges"] = [_judge(groups(), name) for name in judges[:MAX_JUDGES]]
     return {key: value for key, value in found.items() if value != []}
-
-
-def _n_pairs(order: Sequence[Sequence[int]]) -> int:
-    n = sum(len(tied) for tied in order)
-    return n * (n - 1) // 2 - sum(len(tied) * (len(tied) - 1) // 2 for tied in order)
 
 
 def _agreement(groups: Groups, counts: Callable[[Vote], bool]) -> dict[str, Any]:

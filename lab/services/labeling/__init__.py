@@ -1,11 +1,12 @@
 """Labelling: projects over rollouts, leased groups, rankings handed in and taken back, gold and settled groups, export."""
 
 from lab.services.labeling.checks import set_gold, settle, unsettle
-from lab.services.labeling.export import export, n_pairs, rows
+from lab.services.labeling.export import export, rows
 from lab.services.labeling.handout import (
     LEASE,
     MAX_SECONDS,
     MAX_TEXT,
+    SAID,
     hand_in,
     next_group,
     next_lease,
@@ -13,6 +14,7 @@ from lab.services.labeling.handout import (
     undo,
 )
 from lab.services.labeling.projects import (
+    EXAMPLE,
     MAX_ANSWERS,
     MAX_EVERY,
     MAX_RANKINGS_PER_GROUP,
@@ -26,12 +28,14 @@ from lab.services.labeling.projects import (
 from lab.services.labeling.turns import set_uncertainty
 
 __all__ = [
+    "EXAMPLE",
     "LEASE",
     "MAX_ANSWERS",
     "MAX_EVERY",
     "MAX_RANKINGS_PER_GROUP",
     "MAX_SECONDS",
     "MAX_TEXT",
+    "SAID",
     "SCALES",
     "change",
     "close",
@@ -39,7 +43,6 @@ __all__ = [
     "delete_project",
     "export",
     "hand_in",
-    "n_pairs",
     "next_group",
     "next_lease",
     "reopen",

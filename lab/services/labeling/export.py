@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from django.conf import settings
 
 from core_ml.artifact import Origin, Writer
+from core_ml.feedback.pairs import n_pairs
 from core_ml.tasks.rows import SCHEMAS
 from lab.errors import Conflict
 from lab.models import Account, Artifact, Group, Project, Ranking
@@ -105,9 +106,3 @@ def _summary(project: Project, found: list[dict[str, Any]]) -> dict[str, Any]:
         "pairs": sum(n_pairs(row["order"]) for row in found),
         "seconds": round(sum(row["seconds"] for row in found), 1),
     }
-
-
-def n_pairs(order: list[list[int]]) -> int:
-    """How many pairs of answers a ranking puts in an order; ties make none."""
-    n = sum(len(tied) for tied in order)
-    return n * (n - 1) // 2 - sum(len(tied) * (len(tied) - 1) // 2 for tied in order)
