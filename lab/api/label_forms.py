@@ -148,28 +148,24 @@ class RankingIn(Given):
     )
 
 
-class RankingOut(Schema):
-    id: int
-    task: int
+class Said(Schema):
     order: list[list[int]]
     all_bad: bool
     flags: dict[str, list[str]]
     marks: dict[str, int]
     comment: str
     correction: str
+
+
+class RankingOut(Said):
+    id: int
+    task: int
     shown: list[int]
     seconds: float
 
 
-class UndoneOut(Task):
+class UndoneOut(Said, Task):
     """The task at hand again, with the ranking that it had."""
-
-    order: list[list[int]]
-    all_bad: bool
-    flags: dict[str, list[str]]
-    marks: dict[str, int]
-    comment: str
-    correction: str
 
 
 class MeasuredOut(Schema):

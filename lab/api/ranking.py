@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Status
 
-from lab import markup
 from lab.api.auth import labeler
 from lab.api.base import Number, answers
 from lab.api.label_forms import RankingIn, RankingOut, Task, UndoneOut
@@ -18,17 +17,7 @@ AsHtml = Annotated[bool, Query(description="Answer markdown and mathematics as s
 
 
 def _task(group: Group, shown: list[int], request: Any, html: bool) -> dict[str, Any]:
-    return {
-        "id": group.pk,
-        "project": group.project_id,
-        "index": group.index,
-        "prompt": group.prompt,
-        "completions": group.completions,
-        "shown": shown,
-        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
-        "html": markup.of_group(group.prompt, group.completions) if html else None,
-        **queries.own_progress(group.project, request.user),
-    }
+    return queries.task(group, shown, html) | queries.own_progress(group.project, request.user)
 
 
 @router.post("/projects/{id}/next", response={**answers(Task), 204: None}, auth=labeler)
@@ -46,9 +35,10 @@ def next_task(request: Any, id: Number, html: AsHtml = False) -> Status:
 def undo_ranking(request: Any, id: Number, html: AsHtml = False) -> dict[str, Any]:
     """Take back your last ranking; its task is at hand again."""
     ranking = services.undo(get_object_or_404(queries.visible(), pk=id), request.user)
-    fields = ("order", "all_bad", "flags", "marks", "comment", "correction")
     shown = ranking.shown or list(range(len(ranking.group.completions)))
-    return _task(ranking.group, shown, request, html) | {name: getattr(ranking, name) for name in fields}
+    return _task(ranking.group, shown, request, html) | {
+        name: getattr(ranking, name) for name in services.SAID
+    }
 
 
 @router.post("/tasks/{id}/ranking", response=answers(RankingOut, 201), auth=labeler)
@@ -59,7 +49,7 @@ def hand_in(request: Any, id: Number, data: RankingIn) -> Status:
     """
     group = get_object_or_404(Group.objects.select_related("project"), pk=id)
     ranking = services.hand_in(group, request.user, **data.model_dump())
-    fields = ("order", "all_bad", "flags", "marks", "comment", "correction", "shown", "seconds")
+    fields = (*services.SAID, "shown", "seconds")
     return Status(
         201, {name: getattr(ranking, name) for name in fields} | {"id": ranking.pk, "task": group.pk}
     )

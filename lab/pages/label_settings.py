@@ -12,7 +12,6 @@ INSTRUCTIONS = (
 )
 N_EXAMPLES = 3
 """Places for examples on the page; the API takes more."""
-EXAMPLE = ("prompt", "better", "worse", "why")
 NUMBERS = ("rankings_per_group", "scale", "gold_every", "repeat_every")
 DEFAULTS: dict[str, Any] = {
     "name": "",
@@ -43,7 +42,8 @@ def read(sent: Any) -> dict[str, Any]:
         text = sent.get(name, str(DEFAULTS[name])).strip()
         given[name] = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else -1
     given["examples"] = [
-        {key: _text(sent.get(f"example-{i}-{key}", ""), 5000) for key in EXAMPLE} for i in range(N_EXAMPLES)
+        {key: _text(sent.get(f"example-{i}-{key}", ""), 5000) for key in services.EXAMPLE}
+        for i in range(N_EXAMPLES)
     ]
     return given
 
@@ -59,7 +59,7 @@ def of(project: Project) -> dict[str, Any]:
 def fields(values: dict[str, Any], errors: dict[str, str]) -> dict[str, Any]:
     """What templates/labeling/settings.html draws."""
     examples = [one for one in values["examples"] if any(one.values())][:N_EXAMPLES]
-    examples += [dict.fromkeys(EXAMPLE, "")] * (N_EXAMPLES - len(examples))
+    examples += [dict.fromkeys(services.EXAMPLE, "")] * (N_EXAMPLES - len(examples))
     return {
         "given": {name: "" if value == -1 else value for name, value in values.items()},
         "errors": errors,

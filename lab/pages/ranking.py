@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from lab import markup
 from lab.errors import Conflict, Invalid
-from lab.models import Group, Lease, Project
+from lab.models import Group, Project
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -32,7 +32,7 @@ def label_project(request: Any, id: int) -> HttpResponse:
         return _without_script(request, project)
     lease = services.next_lease(project, request.user)
     own = queries.own_progress(project, request.user)
-    task = _task(lease, own) if lease else None
+    task = queries.task(lease.group, lease.shown) | own if lease else None
     context = {
         "section": "labeling",
         "project": project,
@@ -61,20 +61,6 @@ def _answers(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"i": i, "html": task["html"]["completions"][i], "cut_off": task["cut_off"][i]} for i in task["shown"]
     ]
-
-
-def _task(lease: Lease, own: dict[str, int]) -> dict[str, Any]:
-    """As the API answers, so that the script knows one shape."""
-    group = lease.group
-    return {
-        "id": group.pk,
-        "prompt": group.prompt,
-        "completions": group.completions,
-        "shown": lease.shown,
-        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
-        "html": markup.of_group(group.prompt, group.completions),
-        **own,
-    }
 
 
 def _without_script(request: Any, project: Project) -> HttpResponse:

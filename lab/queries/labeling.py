@@ -4,18 +4,21 @@ Rankings of gold groups and second rankings of a group measure the labelers; the
 the agreement between labelers.
 """
 
-from itertools import combinations
+from math import isnan
 from statistics import median
 from typing import Any
 
+import numpy as np
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
+from core_ml.feedback.agreement import BOTH_TIED, OPPOSITE, SAME, compared, places, tau_b, verdicts
+from core_ml.feedback.pairs import n_pairs
+from lab import markup
 from lab.models import Account, Group, Lease, Project, Ranking
 
 ORDINARY = Q(round=0, group__gold__isnull=True)
-Ranks = list[int]
-"""By answer the place of its tie, 0 for the best."""
+Order = list[list[int]]
 
 
 def visible(role: str = "researcher") -> QuerySet[Project]:
@@ -79,21 +82,17 @@ def labelers(project: Project) -> list[dict[str, Any]]:
 def _by_gold(rankings: list[Any]) -> dict[str, int]:
     checks = [one for one in rankings if one.gold is not None and one.round == 0]
     right = sum(compare(one.gold, one.order)[0] for one in checks)
-    pairs = sum(_n_ordered(one.gold) for one in checks)
+    pairs = sum(n_pairs(one.gold) for one in checks)
     return {"gold": len(checks), "gold_right": right, "gold_pairs": pairs}
 
 
 def _with_self(rankings: list[Ranking]) -> dict[str, Any]:
     first = {one.group_id: one for one in rankings if one.round == 0}
     again = [
-        (first[one.group_id].order, one.order) for one in rankings if one.round and one.group_id in first
+        _ways(first[one.group_id].order, one.order) for one in rankings if one.round and one.group_id in first
     ]
-    pairs = same = 0
-    for before, after in again:
-        a, b = _ranks(before), _ranks(after)
-        for i, j in combinations(range(len(a)), 2):
-            pairs += 1
-            same += _sign(a[i] - a[j]) == _sign(b[i] - b[j])
+    pairs = round(sum(ways.sum() for ways in again))
+    same = round(sum(ways[SAME] + ways[BOTH_TIED] for ways in again))
     return {"repeated": len(again), "self_pairs": pairs, "self_agreement": same / pairs if pairs else None}
 
 
@@ -119,50 +118,43 @@ def rankings_of(group: Group) -> list[Ranking]:
     return list(group.rankings.select_related("labeler").order_by("round", "id"))
 
 
-def compare(first: list[list[int]], second: list[list[int]]) -> tuple[int, int, float | None]:
+def compare(first: Order, second: Order) -> tuple[int, int, float | None]:
     """Concordant and discordant pairs of two orders of the same answers, and Kendall's tau-b.
 
     tau-b = (C - D) / sqrt((n0 - ties in the first) (n0 - ties in the second)), n0 = n (n - 1) / 2; None when
     one of them ties everything. Source: Kendall 1945, "The treatment of ties in ranking problems".
     """
-    a, b = _ranks(first), _ranks(second)
-    same = opposite = ordered_a = ordered_b = 0
-    for i, j in combinations(range(len(a)), 2):
-        left, right = _sign(a[i] - a[j]), _sign(b[i] - b[j])
-        ordered_a += left != 0
-        ordered_b += right != 0
-        same += left * right == 1
-        opposite += left * right == -1
-    if not ordered_a or not ordered_b:
-        return same, opposite, None
-    return same, opposite, round((same - opposite) / (ordered_a * ordered_b) ** 0.5, 6)
+    ways, tau = _ways(first, second), float(tau_b(_said(first, second))[0, 1])
+    return round(ways[SAME]), round(ways[OPPOSITE]), None if isnan(tau) else round(tau, 6)
 
 
-def mean_order(orders: list[list[list[int]]]) -> list[list[int]]:
-    """Answers by the mean of their places, equal means tied: where a researcher begins who decides."""
-    n = len(_ranks(orders[0]))
-    sums = [sum(_mean_places(order)[i] for order in orders) for i in range(n)]
-    return [[i for i in range(n) if sums[i] == value] for value in sorted(set(sums))]
+def _said(first: Order, second: Order) -> np.ndarray:
+    n = sum(map(len, first))
+    return verdicts(np.stack([places(first, n), places(second, n)]))
 
 
-def _mean_places(order: list[list[int]]) -> dict[int, float]:
-    """By answer its place from 1, tied answers at the mean of theirs."""
-    found, taken = {}, 0
-    for tied in order:
-        found |= dict.fromkeys(tied, taken + (len(tied) + 1) / 2)
-        taken += len(tied)
+def _ways(first: Order, second: Order) -> np.ndarray:
+    """(4,) pairs of answers by how two orders judge them: SAME, BOTH_TIED, ONE_TIED, OPPOSITE."""
+    found: np.ndarray = compared(_said(first, second))[:, 0, 1]
     return found
 
 
-def _ranks(order: list[list[int]]) -> Ranks:
-    place = {index: rank for rank, tied in enumerate(order) for index in tied}
-    return [place[index] for index in range(len(place))]
+def mean_order(orders: list[Order]) -> Order:
+    """Answers by the mean of their places, equal means tied: where a researcher begins who decides."""
+    n = sum(map(len, orders[0]))
+    sums = sum(places(order, n) for order in orders).tolist()
+    return [[i for i in range(n) if sums[i] == value] for value in sorted(set(sums))]
 
 
-def _n_ordered(order: list[list[int]]) -> int:
-    ranks = _ranks(order)
-    return sum(a != b for a, b in combinations(ranks, 2))
-
-
-def _sign(difference: int) -> int:
-    return (difference > 0) - (difference < 0)
+def task(group: Group, shown: list[int], html: bool = True) -> dict[str, Any]:
+    """A group as a labeler is shown it: its answers in their own order, and how they stand on the screen."""
+    return {
+        "id": group.pk,
+        "project": group.project_id,
+        "index": group.index,
+        "prompt": group.prompt,
+        "completions": group.completions,
+        "shown": shown,
+        "cut_off": group.metadata.get("cut_off") or [False] * len(group.completions),
+        "html": markup.of_group(group.prompt, group.completions) if html else None,
+    }

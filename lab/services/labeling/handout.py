@@ -46,27 +46,24 @@ def next_lease(project: Project, account: Account) -> Lease | None:
         lease = held.select_related("group").first()
         if lease is not None:
             return _lease(lease.group, account, now, lease.round)
-        if group := _check(project, account):
-            return _lease(group, account, now)
-        if group := _repetition(project, account):
-            return _lease(group, account, now, round=1)
+        if due := _due(project, account):
+            if "gold" in due and (group := _check(project, account)):
+                return _lease(group, account, now)
+            if "repeat" in due and (group := _repetition(project, account)):
+                return _lease(group, account, now, round=1)
         group = _free(project, account, now).order_by("turn", "index").first()
         return _lease(group, account, now) if group else None
 
 
 def _check(project: Project, account: Account) -> Group | None:
-    """A gold group that this labeler has not had, when it is time for one."""
-    if not _is_time(project, account, "gold", project.gold_every):
-        return None
+    """A gold group that this labeler has not had."""
     seen = Ranking.objects.filter(group__project=project, labeler=account).values("group")
     left = project.groups.filter(gold__isnull=False).exclude(pk__in=seen)
     return left.exclude(pk__in=_skipped(account)).order_by("turn", "index").first()
 
 
 def _repetition(project: Project, account: Account) -> Group | None:
-    """A group that this labeler ranked a while ago and only once, when it is time for one."""
-    if not _is_time(project, account, "repeat", project.repeat_every):
-        return None
+    """A group that this labeler ranked a while ago and only once."""
     mine = Ranking.objects.filter(group__project=project, labeler=account)
     recent = mine.order_by("-id").values_list("group", flat=True)[:REPEAT_GAP]
     left = mine.filter(round=0, group__gold__isnull=True).exclude(group__in=list(recent))
@@ -75,13 +72,16 @@ def _repetition(project: Project, account: Account) -> Group | None:
     return Group.objects.get(pk=random.choice(places)) if places else None
 
 
-def _is_time(project: Project, account: Account, what: str, every: int) -> bool:
-    """Once in each run of `every` rankings, at a place that nobody can foresee by counting."""
-    if not every:
-        return False
+def _due(project: Project, account: Account) -> set[str]:
+    """What is to measure this labeler now: each once in each run of `every` rankings, at a place nobody can foresee."""
+    wanted = {what: n for what, n in (("gold", project.gold_every), ("repeat", project.repeat_every)) if n}
+    if not wanted:
+        return set()
     n = Ranking.objects.filter(group__project=project, labeler=account).count()
-    drawn = random.Random(f"{project.pk}/{account.pk}/{what}/{n // every}").randrange(every)
-    return n % every == drawn
+    seeds = {what: f"{project.pk}/{account.pk}/{what}/{n // every}" for what, every in wanted.items()}
+    return {
+        what for what, every in wanted.items() if random.Random(seeds[what]).randrange(every) == n % every
+    }
 
 
 def _skipped(account: Account) -> QuerySet[Lease, Any]:
