@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from django.core.files.uploadedfile import TemporaryUploadedFile
-from django.http import HttpRequest
+from django.http import FileResponse, HttpRequest
 from ninja import Router, Schema, Status
 from ninja.errors import HttpError
 from pydantic import Field, ValidationError, model_validator
 
+from core_ml.artifact import Folder
+from core_ml.feedback.sets.exporting import SUFFIXES, ExportForm
 from lab.api.artifacts import ArtifactOut, ArtifactWhole, find
 from lab.api.base import ArtifactId, Given, Limit, Offset, Page, Words, answers, page
 from lab.api.idempotent import slow
@@ -17,6 +19,7 @@ from lab.errors import FieldError, Invalid
 from lab.models import Artifact
 from lab.queries import artifacts as artifact_queries
 from lab.queries import rows as row_queries
+from lab.services import artifacts, sets
 from lab.services import datasets as services
 from lab.services.forms import SCHEMAS
 
@@ -153,6 +156,24 @@ def dataset_rows(
     """Rows in the order of the files, or those in which `q` stands; long texts are shortened."""
     found = row_queries.page(find(id, "dataset"), offset=offset, limit=limit, q=q or "")
     return {"items": found.items, "count": found.count, "cut": found.cut}
+
+
+@router.get("/{id}/export", response=answers(None))
+def export_dataset(request: HttpRequest, id: ArtifactId, form: ExportForm = "jsonl") -> FileResponse:
+    """A dataset of rankings as JSONL or in a form of others."""
+    dataset = find(id, "dataset")
+    if dataset.form != "rankings":
+        text = f"{dataset.name} holds {dataset.form}: only rankings have forms of others; download its files instead"
+        raise Invalid([FieldError("form", text)])
+    paths = Folder(artifacts.local_path(dataset)).files(".parquet")
+    return exported(sets.export(list(paths), form), dataset.pk, form)
+
+
+def exported(file: Any, name: str, form: ExportForm) -> FileResponse:
+    kind = "application/vnd.apache.parquet" if form == "parquet" else "application/x-ndjson"
+    answer = FileResponse(file, content_type=kind)
+    answer["Content-Disposition"] = f'attachment; filename="{name}{SUFFIXES[form]}"'
+    return answer
 
 
 @router.delete("/{id}", response=answers(None, 204))

@@ -1,15 +1,15 @@
 """Labelling projects: made, read, changed, closed, measured, exported."""
 
-import json
 from typing import Annotated, Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Status
 
+from core_ml.feedback.sets.exporting import ExportForm
 from lab.api.auth import labeler
 from lab.api.base import Limit, Number, Offset, Page, answers, page
-from lab.api.datasets import DatasetOut
+from lab.api.datasets import DatasetOut, exported
 from lab.api.label_forms import (
     AgreementWhole,
     OrdersPage,
@@ -26,6 +26,7 @@ from lab.queries import artifacts as artifact_queries
 from lab.queries import labeling as queries
 from lab.queries import orders as order_queries
 from lab.services import labeling as services
+from lab.services import sets
 
 router = Router(tags=["labelling"])
 ModelId = Annotated[
@@ -136,12 +137,9 @@ def project_orders(
 
 
 @router.get("/projects/{id}/export", response=answers(None))
-def download_rankings(request: HttpRequest, id: Number) -> HttpResponse:
-    """What has been ranked so far as JSONL, without making a dataset of it."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in services.rows(_project(id))]
-    answer = HttpResponse("".join(lines), content_type="application/x-ndjson")
-    answer["Content-Disposition"] = f'attachment; filename="rankings-{id}.jsonl"'
-    return answer
+def download_rankings(request: HttpRequest, id: Number, form: ExportForm = "jsonl") -> FileResponse:
+    """What has been ranked so far, as JSONL or in a form of others, without making a dataset of it."""
+    return exported(sets.export_rows(services.rows(_project(id)), form), f"rankings-{id}", form)
 
 
 @router.post("/projects/{id}/export", response=answers(DatasetOut, 201))

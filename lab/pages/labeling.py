@@ -86,6 +86,7 @@ def _shown(request: HttpRequest, project: Project, values: Any = None, errors: A
         "flags": _flags(project, rankings, agreed["flags"]),
         "n_responses": sum(len(tied) for one in rankings for tied in one.order),
         "exports": exports[:6],
+        "export_url": f"/api/v1/labeling/projects/{project.pk}/export",
         "reward_models": _reward_models(exports),
         "duel": duel(request, project),
         **label_settings.fields(values or label_settings.of(project), errors or {}),

@@ -3,11 +3,13 @@
 `core_ml.feedback.sets` knows the sets; here their files are opened, and what they say goes the way of any other rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
-from core_ml.feedback.sets import known
+from core_ml.feedback.sets import exporting, known
+from core_ml.feedback.sets.exporting import ExportForm
 from core_ml.feedback.sets.ranked import Bad, Source, rankings, rollouts
 from lab.errors import FieldError, Invalid
 from lab.services import reading
@@ -90,3 +92,29 @@ def rows(found: known.Known, parts: known.Parts, form: str, notes: Notes) -> Ite
             # The group stands in a row of each of its votes, and is one group. Eight bytes of each, not its id.
             seen.add(hash(ranked.group_id))
             yield number, rollouts(ranked)
+
+
+def export(paths: Sequence[Path], form: ExportForm) -> Any:
+    """A dataset of rankings in a form of others: an open file, which is gone when it is closed."""
+    if form == "parquet":
+        return _written((), exporting.stored_rows(paths))
+    return _written(exporting.lines(paths, form))
+
+
+def export_rows(rows: Iterable[dict[str, Any]], form: ExportForm) -> Any:
+    """The same of rows that lie nowhere yet, a group's together."""
+    return _written((), rows) if form == "parquet" else _written(exporting.of_rows(rows, form))
+
+
+def _written(lines: Iterable[str], rows: Iterable[dict[str, Any]] | None = None) -> Any:
+    file = NamedTemporaryFile()  # noqa: SIM115 (the answer that it is sent in closes it)
+    try:
+        if rows is not None:
+            exporting.write_parquet(rows, Path(file.name))
+        for line in lines:
+            file.write(line.encode())
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file

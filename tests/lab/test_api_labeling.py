@@ -1,5 +1,9 @@
 """Labelling over the API, as a labeler's browser and a researcher's program use it."""
 
+import json
+from io import BytesIO
+
+import pyarrow.parquet as pq
 import pytest
 
 from lab.models import Group, Ranking
@@ -125,7 +129,42 @@ def test_agreement_and_export(api, project):
     assert rows["items"][0]["order"] == ORDER
     lines = api().get(f"{PROJECTS}/{project.pk}/export")
     assert lines["Content-Type"] == "application/x-ndjson"
-    assert lines.content.count(b"\n") == 1
+    assert b"".join(lines.streaming_content).count(b"\n") == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "trl", "trl-conversational", "openassistant"])
+def test_rankings_leave_in_the_forms_of_others_as_a_project_and_as_a_dataset(api, project, form):
+    task = api("labeler").post(f"{PROJECTS}/{project.pk}/next").json()
+    api("labeler").post(f"/api/v1/labeling/tasks/{task['id']}/ranking", {"order": ORDER})
+    made = api().post(f"{PROJECTS}/{project.pk}/export").json()
+    best, *_, worst = (task["completions"][tied[0]] for tied in ORDER)
+    for address in (f"{PROJECTS}/{project.pk}/export", f"/api/v1/datasets/{made['id']}/export"):
+        assert api(None).get(f"{address}?form={form}").status_code == 401
+        assert api("labeler").get(f"{address}?form={form}").status_code == 403
+        answer = api().get(f"{address}?form={form}")
+        assert answer.status_code == 200, answer.content
+        data = b"".join(answer.streaming_content)
+        if form == "parquet":
+            (row,) = pq.read_table(BytesIO(data)).to_pylist()
+            assert row["order"] == ORDER
+            continue
+        rows = [json.loads(line) for line in data.splitlines()]
+        if form == "jsonl":
+            assert rows[0]["order"] == ORDER
+        elif form == "openassistant":
+            ranked = {reply["text"]: reply["rank"] for reply in rows[0]["prompt"]["replies"]}
+            assert ranked[best] == 0 and ranked[worst] == 2
+        else:
+            assert len(rows) == 5  # pairs of four answers, two of them tied
+            says = (lambda one: one[0]["content"]) if "conversational" in form else (lambda one: one)
+            assert {(says(row["chosen"]), says(row["rejected"])) for row in rows} >= {(best, worst)}
+
+
+def test_only_rankings_have_forms_of_others(api, project):
+    assert api().get(f"{PROJECTS}/{project.pk}/export?form=csv").status_code == 422
+    answer = api().get(f"/api/v1/datasets/{project.source_id}/export?form=trl")
+    assert answer.status_code == 422 and "rollouts" in answer.content.decode()
+    assert api().get("/api/v1/datasets/nothing-here/export").status_code == 404
 
 
 def test_a_project_is_deleted_with_its_rankings(api, project):
