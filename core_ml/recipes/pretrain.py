@@ -280,6 +280,19 @@ RECIPE = Recipe(
             },
         ),
         Preset(
+            "hour",
+            "An hour",
+            "1.5 million parameters that read 25 tokens for each: about what an hour of one core should buy, by the "
+            "ladder of small networks (recipe scaling). Wants 20 MB of text or more.",
+            {
+                "depth": 3,
+                "tokens_per_parameter": 25.0,
+                "val_tokens": 131_072,
+                "eval_every": 500,
+                "sample_every": 1000,
+            },
+        ),
+        Preset(
             "small",
             "Small",
             "About 12 million parameters and 65 million tokens: simple sentences after a night of one core or minutes of "

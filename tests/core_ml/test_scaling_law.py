@@ -3,7 +3,10 @@
 import pytest
 
 from core_ml.errors import UserError
-from core_ml.training.scaling_law import Law, Point, bootstrap, fit, interval
+from core_ml.execute import read_config
+from core_ml.recipes.pretrain import RECIPE
+from core_ml.training.config import PretrainConfig
+from core_ml.training.scaling_law import LADDER, Law, Point, bootstrap, fit, interval
 
 # Hoffmann et al. 2022, equation 10.
 CHINCHILLA = Law(1.69, 406.4, 0.34, 410.7, 0.28)
@@ -48,3 +51,13 @@ def test_too_few_networks_or_too_much_alike_are_told() -> None:
         fit([Point(1000, 1000 * k, 5.0 / k) for k in range(1, 8)])
     with pytest.raises(UserError, match="do not fall"):
         fit([Point(10**k, 10**j, k + j + 0.0) for k in (3, 4, 5) for j in (4, 5, 6)])
+
+
+@pytest.mark.parametrize(("preset", "vocab_size"), [("tour", 1024), ("hour", 1024), ("small", 8192)])
+def test_the_presets_of_pretraining_are_near_what_the_ladder_would_buy(preset: str, vocab_size: int) -> None:
+    config = read_config(RECIPE, {}, preset)
+    assert isinstance(config, PretrainConfig)
+    config = config.resolved(vocab_size)
+    n, d = config.network(vocab_size).n_parameters, config.n_tokens
+    best = LADDER.loss(*LADDER.best(6 * n * d))
+    assert best <= LADDER.loss(n, d) < 1.02 * best
