@@ -91,6 +91,12 @@ def read_rankings(folder: artifact.Folder) -> Rankings:
     n_rows = n_damaged = 0
     for row in read_rows(folder, COLUMNS, input="rankings", optional=("weight",)):
         n_rows += 1
+        if row["metadata"].get("without_texts"):
+            raise UserError(
+                f"{folder.manifest.name} holds votes on answers whose texts are not in it, so there is nothing to learn "
+                "from: it can rate models and measure judges only",
+                field="rankings",
+            )
         group = groups.get(str(row["group_id"]))
         completions = tuple(row["completions"] or ())
         order = _order(row["order"], len(completions))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core_ml.errors import UserError
 from core_ml.feedback.batches import Row
 from core_ml.feedback.pairs import Group, Pair
+from core_ml.feedback.reliability import of_groups
 from core_ml.feedback.reward_loss import MAX_CANDIDATES, Order, bradley_terry, n_candidates, plackett_luce
 from core_ml.feedback.reward_model import encode, read_rewards
 from core_ml.feedback.surface import Surface
@@ -54,6 +55,27 @@ class Members(nn.Module):
         if self.log_ties is not None:
             groups.append({"params": [self.log_ties], "weight_decay": 0.0})
         return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), fused=True)
+
+
+def weighed(groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
+    """The groups with each ranking worth what its labeler has proved to be, and what that is, by labeler.
+
+    Raises: UserError when nobody's order of a pair is borne out by the others.
+    Source: Dawid and Skene 1979, as `core_ml.feedback.reliability` fits it.
+    """
+    found = of_groups((group.id, len(group.completions), group.rankings) for group in groups).weights()
+    if not any(found.values()):
+        raise UserError(
+            "the labelers contradict each other so far that none of them can be relied on: rank more, or set "
+            "weigh_labelers to false",
+            field="weigh_labelers",
+        )
+    return [
+        replace(
+            group, rankings=[replace(r, weight=r.weight * found.get(r.labeler, 0.0)) for r in group.rankings]
+        )
+        for group in groups
+    ], found
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from core_ml.tokenizer.tokenizer import Tokenizer
 
 OPTIMIZER, MODEL, REPORTS = "Optimizer", "Model", "Reports"
+N_LABELERS = 50  # whose weights a summary names, the least reliable first
 
 
 class RewardConfig(RecipeConfig):
@@ -53,6 +54,12 @@ class RewardConfig(RecipeConfig):
         group=MODEL,
         ge=1,
         le=16,
+    )
+    weigh_labelers: bool = setting(
+        False,
+        "Count each ranking by how far the other labelers bear out the one who made it (Dawid and Skene 1979). Needs "
+        "groups that several labelers ranked.",
+        group=MODEL,
     )
     surface_features: bool = setting(
         False,
@@ -99,7 +106,7 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
 
     from core_ml.feedback.pairs import read_rankings, split
     from core_ml.feedback.reward_model import RewardModel
-    from core_ml.feedback.reward_training import Members
+    from core_ml.feedback.reward_training import Members, weighed
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
     from core_ml.training.loop import Chore, Loop, every, resumed
@@ -109,6 +116,9 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     torch.manual_seed(config.seed)
     rankings = read_rankings(workspace.input("rankings"))
     train, held_out = split(rankings.groups, config.held_out_share, config.seed)
+    labelers: dict[str, float] = {}
+    if config.weigh_labelers:
+        train, labelers = weighed(train)
     start, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
     surface = _surface(config, train)
     trainer = _trainer(config, start, tokenizer, train, surface)
@@ -135,6 +145,9 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     yield from loop.run(workspace)
     curve = yield from _learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
     counts = {**rankings.counts(), "n_steps": len(plan)}
+    if labelers:
+        worst_first = sorted(labelers.items(), key=lambda one: one[1])[:N_LABELERS]
+        counts["labeler_weights"] = {name: round(weight, 3) for name, weight in worst_first}
     yield from _publish(config, workspace, scorer, trainer, held_out, curve, counts)
 
 

@@ -228,3 +228,35 @@ def test_a_learning_curve_says_whether_more_would_help():
     finding = reward_figures.learning_curve(flat, 0).finding
     assert "no more than chance may do" in finding and "hardly help" in finding
     assert clustered([[1.0]]).n == 1
+
+
+def test_labelers_count_by_how_far_the_others_bear_them_out(tmp_path, chat):
+    rows = []
+    for i in range(16):
+        answers = [f"{i + 1}", f"The sum is {i + 1}.", f"The sum is {i + 2}. I hope that helps."]
+        prompt = f"What is {i} + 1?"
+        rows += [ranking(f"g{i}", prompt, answers, [[1], [0], [2]], labeler=who) for who in ("ada", "eve")]
+        rows.append(ranking(f"g{i}", prompt, answers, [[2], [0], [1]], labeler="mal"))
+    rankings = write_dataset(tmp_path / "rankings", "rankings", rows)
+    _, folder = trained(tmp_path / "with", chat, rankings, weigh_labelers=True)
+    weights = folder.manifest.summary["labeler_weights"]
+    assert weights["mal"] == 0 and min(weights["ada"], weights["eve"]) > 0.9
+    # Without what mal says the sound answer stands above the wrong one in every group.
+    reward = RewardModel.load(folder)
+    for i in range(16):
+        sound, wrong = reward.score(
+            [f"What is {i} + 1?"] * 2, [rows[3 * i]["completions"][k] for k in (1, 2)]
+        )
+        assert sound > wrong
+    _, folder = trained(tmp_path / "without", chat, rankings)
+    assert "labeler_weights" not in folder.manifest.summary
+
+
+def test_votes_without_texts_teach_nothing_and_are_refused(tmp_path, chat):
+    rows = [
+        ranking(f"g{i}", f"prompt {i}", ["[a]", "[b]"], [[0], [1]], metadata={"without_texts": True})
+        for i in range(4)
+    ]
+    rankings = write_dataset(tmp_path / "rankings", "rankings", rows)
+    with pytest.raises(UserError, match="texts are not in it"):
+        trained(tmp_path, chat, rankings)
