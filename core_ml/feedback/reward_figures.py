@@ -227,6 +227,7 @@ def _curve(
     chance: float = CHANCE,
 ) -> Figure:
     data: list[dict[str, Any]] = list(lines)
+    named = [x for points in series.values() for x, _ in points]
     for label, points in series.items():
         shares = [share for _, share in points]
         data.append(
@@ -247,7 +248,9 @@ def _curve(
         )
     line = {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": chance, "y1": chance}
     layout = {
-        "xaxis": {"title": {"text": x_title}},
+        # Names that are numbers stay names: between "1" and "2 or more" there is nothing.
+        "xaxis": {"title": {"text": x_title}}
+        | ({"type": "category"} if any(isinstance(x, str) for x in named) else {}),
         "yaxis": {"title": {"text": y_title}, "range": [-0.02, 1.02]},
         "showlegend": len(data) > 1,
         "shapes": [{**line, "line": {"dash": "dot", "width": 1}}],
