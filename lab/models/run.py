@@ -54,6 +54,8 @@ class Run(Claim):
     pending = models.JSONField(default=dict)
     """Inputs that are outputs of runs not yet ended: {"checkpoint": [{"run": 41, "output": "checkpoint"}]}."""
     cancel_requested = models.DateTimeField(null=True)
+    finish_requested = models.DateTimeField(null=True)
+    """When a person asked it to end early, as a success, with what it has."""
     progress = models.JSONField(default=dict)
     """{"step", "total", "unit", "message", "rate", "seconds_left"} as last told."""
     summary = models.JSONField(default=dict)
