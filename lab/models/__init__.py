@@ -1,6 +1,7 @@
 """Every noun that the database keeps, one file for each."""
 
 from lab.models.account import ROLES, Account, SignInLink, Token
+from lab.models.arena import OUTCOMES, Answer, Battle, Contender, Turn, Vote
 from lab.models.artifact import Artifact
 from lab.models.labeling import FLAGS, NEXT, Group, Lease, Project, Ranking
 from lab.models.metric import MetricChunk
@@ -11,10 +12,14 @@ from lab.models.tour import Tour
 __all__ = [
     "FLAGS",
     "NEXT",
+    "OUTCOMES",
     "ROLES",
     "Account",
+    "Answer",
     "Artifact",
     "Attempt",
+    "Battle",
+    "Contender",
     "Figure",
     "Group",
     "IdempotencyKey",
@@ -32,4 +37,6 @@ __all__ = [
     "SignInLink",
     "Token",
     "Tour",
+    "Turn",
+    "Vote",
 ]
