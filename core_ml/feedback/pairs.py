@@ -198,6 +198,14 @@ def length_wins(better: str, worse: str, sign: int) -> float:
     return 0.5 if difference == 0 else float(difference > 0)
 
 
+def by_prompt(groups: Sequence[Group], outcomes: Sequence[Sequence[float]]) -> list[list[float]]:
+    """What was found of each group, gathered by prompt: answers to one prompt are no independent evidence."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for group, own in zip(groups, outcomes, strict=True):
+        found[group.prompt] += own
+    return list(found.values())
+
+
 def labelers_agree(groups: list[Group]) -> list[list[float]]:
     """For each group: 1 for each pair that two labelers order alike, 0 for each that they order oppositely.
 

@@ -10,7 +10,7 @@ import numpy as np
 from core_ml.evaluation.statistics import Share, clustered
 from core_ml.events import Event, Figure
 from core_ml.feedback.orders import labelers_order
-from core_ml.feedback.pairs import Group, ordered_rightly
+from core_ml.feedback.pairs import Group, by_prompt, ordered_rightly
 from core_ml.feedback.reward_report import CHANCE
 
 N_BINS = 6
@@ -58,7 +58,7 @@ def calibration(groups: Sequence[Group], rewards: Rewards, scale: float, step: i
     for n, (low, high) in enumerate(pairwise(edges)):
         last = n == len(edges) - 2
         inside = [[one for one in own if low <= one[0] < high or (last and one[0] == high)] for own in said]
-        share = clustered([[right for _, right in own] for own in inside])
+        share = _share(groups, [[right for _, right in own] for own in inside])
         if share is None:
             continue
         mean = sum(p for own in inside for p, _ in own) / share.n
@@ -85,9 +85,9 @@ def by_length(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
             difference = (a - b) / max(a, b, 1)
             place = sum(difference > edge for edge in LENGTH_EDGES[1:-1])
             bins[place][number].append(ordered_rightly(values, i, j))
-    points = [(name, s) for name, own in zip(LENGTH_NAMES, bins, strict=True) if (s := clustered(own))]
-    shorter = clustered([a + b for a, b in zip(*bins[:2], strict=True)])
-    longer = clustered([a + b for a, b in zip(*bins[3:], strict=True)])
+    points = [(name, s) for name, own in zip(LENGTH_NAMES, bins, strict=True) if (s := _share(groups, own))]
+    shorter = _share(groups, [a + b for a, b in zip(*bins[:2], strict=True)])
+    longer = _share(groups, [a + b for a, b in zip(*bins[3:], strict=True)])
     if not points:
         return
     finding = "All pairs are of like length."
@@ -116,7 +116,7 @@ def by_places(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
                 own = bins[min(below - above, MAX_PLACES) - 1][number]
                 own += [ordered_rightly(values, i, j) for i in first for j in second]
     names = [*(str(n) for n in range(1, MAX_PLACES)), f"{MAX_PLACES} or more"]
-    points: list[Point] = [(n, s) for n, own in zip(names, bins, strict=True) if (s := clustered(own))]
+    points: list[Point] = [(n, s) for n, own in zip(names, bins, strict=True) if (s := _share(groups, own))]
     if len(points) < 2:
         return
     finding = (
@@ -139,8 +139,8 @@ def best_of_n(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
     found: dict[str, list[Point]] = {"this model": [], "people themselves": [], "the longest": []}
     sizes = [sum(one is not None for one in own) for own in worth]
     for n in range(1, max(sizes, default=0) + 1):
-        picks: dict[str, list[list[float]]] = {name: [] for name in found}
-        for group, values, own in zip(groups, rewards, worth, strict=True):
+        picks: dict[str, list[list[float]]] = {name: [[] for _ in groups] for name in found}
+        for number, (group, values, own) in enumerate(zip(groups, rewards, worth, strict=True)):
             placed = [i for i, one in enumerate(own) if one is not None]
             if len(placed) < max(n, 2):
                 continue
@@ -151,11 +151,11 @@ def best_of_n(groups: Sequence[Group], rewards: Rewards, step: int) -> Iterator[
                 "the longest": [float(len(group.completions[i])) for i in placed],
             }
             for name, key in keys.items():
-                picks[name].append([_best_of(n, key, values_of)])
-        if len(picks["this model"]) < 2:
+                picks[name][number].append(_best_of(n, key, values_of))
+        if sum(map(len, picks["this model"])) < 2:
             break
         for name in found:
-            if share := clustered(picks[name]):
+            if share := _share(groups, picks[name]):
                 found[name].append((n, share))
     if len(found["this model"]) < 2:
         return
@@ -184,6 +184,10 @@ def learning_curve(points: Sequence[tuple[int, Share]], step: int) -> Figure:
         )
     title = "Would more rankings help?"
     return _curve("learning_curve", step, title, {"this model": list(points)}, finding, "groups learned from", "share right")  # fmt: skip
+
+
+def _share(groups: Sequence[Group], outcomes: Sequence[Sequence[float]]) -> Share | None:
+    return clustered(by_prompt(groups, outcomes))
 
 
 def _worth(group: Group) -> list[float | None]:

@@ -15,6 +15,7 @@ from core_ml.feedback.pairs import (
     CRITERIA,
     Group,
     agrees_with_two,
+    by_prompt,
     first_difference,
     labelers_agree,
     length_wins,
@@ -35,7 +36,7 @@ TITLES = {
 }
 
 Outcomes = dict[str, list[list[float]]]
-"""By name: for each group, 1 for each pair that is ordered as the labeler orders it, 0 for the others."""
+"""By name: for each prompt, 1 for each pair that is ordered as the labeler orders it, 0 for the others."""
 CHANCE = 0.5
 
 
@@ -59,10 +60,9 @@ def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Out
             for name, value in scored:
                 lists = found.setdefault(name, [[] for _ in groups])
                 lists[number].append(value)
-    return found | {
-        "two labelers": agrees_with_two(list(groups), rewards),
-        "labelers": labelers_agree(list(groups)),
-    }
+    found["two labelers"] = agrees_with_two(list(groups), rewards)
+    found["labelers"] = labelers_agree(list(groups))
+    return {name: by_prompt(groups, own) for name, own in found.items()}
 
 
 def held_out_loss(

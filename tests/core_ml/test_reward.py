@@ -138,9 +138,19 @@ def test_held_out_pairs_are_counted_by_criterion_beside_the_rules():
     assert found["like length"] == [[1.0]]
 
 
+def test_groups_of_one_prompt_are_one_piece_of_evidence():
+    first = [Ranking("a", False, ((0,), (1,)))]
+    groups = [Group(str(i), f"prompt {i // 5}", ("a", "bb"), first) for i in range(10)]
+    # The model is right on all groups of one prompt and wrong on all of the other: anything from 0 to 1 may be so.
+    found = outcomes(groups, [[2.0, 1.0]] * 5 + [[1.0, 2.0]] * 5)
+    assert found["all"] == [[1.0] * 5, [0.0] * 5]
+    share = clustered(found["all"])
+    assert (share.value, share.low, share.high, share.n) == (0.5, 0.0, 1.0, 10)
+
+
 def test_a_model_stands_beside_two_labelers_on_the_pairs_that_both_ordered():
     rankings = [Ranking("a", False, ((0,), (1,), (2,))), Ranking("b", False, ((1,), (0,), (2,)))]
-    alone = Group("h", SUM, ("a", "b"), [Ranking("a", False, ((0,), (1,)))])
+    alone = Group("h", "Who are you?", ("a", "b"), [Ranking("a", False, ((0,), (1,)))])
     groups, rewards = [Group("g", SUM, ("a", "b", "c"), rankings), alone], [[3, 2, 1], [1, 2]]
     # The labelers dispute 0 and 1, so that any model is with one of them; on the other two all three agree.
     assert agrees_with_two(groups, rewards) == [[0.5, 1.0, 1.0], []]
