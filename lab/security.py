@@ -2,8 +2,8 @@
 
 An address is open only when it stands in OPEN. `/api/` and `/v1/` answer to a bearer token or to the
 session of our own pages; every other address to the session alone. A labeler reaches what stands in
-LABELER_PAGES and LABELER_API. A view finds the account in `request.user` and the role in `request.role`,
-which for a token may be less than the account's.
+LABELER_PAGES, LABELER_PLACES and LABELER_API. A view finds the account in `request.user` and the role in
+`request.role`, which for a token may be less than the account's.
 """
 
 import json
@@ -29,7 +29,9 @@ OPEN = ("/sign-in", "/api/v1/health", "/favicon.ico")
 MACHINE = ("/api/", "/v1/")
 """Prefixes of what programs call: answers and errors are JSON."""
 LABELER_PAGES = ("/label", "/sign-out")
-LABELER_API = ("/api/v1/labeling", "/api/v1/me")
+LABELER_PLACES = ("/arena",)
+"""Pages that a labeler reaches without what stands below them."""
+LABELER_API = ("/api/v1/labeling", "/api/v1/arena/battles", "/api/v1/me")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 POLICY = (
@@ -198,7 +200,7 @@ def _refuse_program(request: Any) -> HttpResponse | None:
     else:
         return problem(401, "Send a token: Authorization: Bearer …", **{"WWW-Authenticate": "Bearer"})
     if request.role == "labeler" and not _below(request.path_info, LABELER_API):
-        return problem(403, "A labeler reaches only the labelling endpoints.")
+        return problem(403, "A labeler reaches only the endpoints of labelling and of battles.")
     return None
 
 
@@ -222,10 +224,11 @@ def _refuse_person(request: Any) -> HttpResponse | None:
             return HttpResponse(status=401, headers={"HX-Redirect": "/sign-in"})
         return redirect(_sign_in(request))
     request.role = request.user.role
-    if request.role == "labeler" and not _below(request.path_info, LABELER_PAGES):
-        if request.path_info == "/":
+    path = request.path_info
+    if request.role == "labeler" and path not in LABELER_PLACES and not _below(path, LABELER_PAGES):
+        if path == "/":
             return redirect("/label")
-        raise PermissionDenied("A labeler sees only the labelling pages.")
+        raise PermissionDenied("A labeler sees only the labelling pages and the arena.")
     return None
 
 

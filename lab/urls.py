@@ -5,6 +5,7 @@ from django.urls import URLPattern, URLResolver
 from lab.api import urls as api
 from lab.pages import (
     account,
+    arena,
     checkpoints,
     compare,
     datasets,
@@ -39,6 +40,7 @@ SECTIONS = (
     labeling,
 )
 urlpatterns: list[URLPattern | URLResolver] = [
+    arena,
     pattern for section in SECTIONS for pattern in section.urlpatterns
 ]
 urlpatterns += api.urlpatterns

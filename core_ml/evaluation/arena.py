@@ -17,6 +17,7 @@ import numpy as np
 
 from core_ml.evaluation import bradley_terry
 from core_ml.evaluation.bradley_terry import Comparisons
+from core_ml.evaluation.statistics import Z
 
 ELO = 400 / math.log(10)
 """Points for one logit: 400 points are odds of ten to one."""
@@ -157,6 +158,17 @@ def pair_gains(games: Comparisons, prior: float = 1.0) -> np.ndarray:
     w |Cv|² / (1 + w v'Cv) off its trace: the A-optimal step of experimental design (Sherman and Morrison 1950;
     Pukelsheim 1993). The prior makes models without votes merely very uncertain.
     """
+    _, information, covariance = _uncertainty(games, prior)
+    squares = covariance @ covariance
+    moved = np.diag(squares)[:, None] + np.diag(squares)[None, :] - 2 * squares
+    spread = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
+    gains = information * moved / (1 + information * spread)
+    np.fill_diagonal(gains, 0.0)
+    return gains
+
+
+def _uncertainty(games: Comparisons, prior: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(m,) ratings in logits, (m, m) what one vote on each pair tells (p(1 - p)), and (m, m) the ratings' covariance."""
     m = games.n_models
     alike, place = games.gathered()
     counts = np.bincount(place, minlength=len(alike)).astype(float)
@@ -168,13 +180,22 @@ def pair_gains(games: Comparisons, prior: float = 1.0) -> np.ndarray:
     n += n.T
     own = 0.25 / np.cosh(ratings / 2) ** 2
     laplacian = np.diag((n * information).sum(axis=1) + prior * own) - n * information
-    covariance = np.linalg.inv(laplacian)
-    squares = covariance @ covariance
-    moved = np.diag(squares)[:, None] + np.diag(squares)[None, :] - 2 * squares
-    spread = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
-    gains = information * moved / (1 + information * spread)
-    np.fill_diagonal(gains, 0.0)
-    return gains
+    # Without a prior the ratings' mean is free; their differences are not.
+    return ratings, information, np.linalg.inv(laplacian) if prior else np.linalg.pinv(laplacian)
+
+
+def votes_needed(games: Comparisons, i: int, j: int) -> int | None:
+    """How many more votes on a pair would tell which is better, if they are as far apart as they look now.
+
+    With d their difference and s its variance, n votes of information w leave s / (1 + nws); the 95 % interval of d
+    leaves out 0 from n = (z² / d² - 1 / s) / w on. 0 where it does already, None where they look alike.
+    """
+    ratings, information, covariance = _uncertainty(games, 0.0 if bradley_terry.is_connected(games) else WEAK)
+    difference = float(ratings[i] - ratings[j])
+    spread = float(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j])
+    if abs(difference) < 1e-6:
+        return None
+    return max(0, math.ceil((Z**2 / difference**2 - 1 / spread) / float(information[i, j])))
 
 
 def next_pair(games: Comparisons, active: Sequence[int], chance: np.random.Generator) -> tuple[int, int]:

@@ -5,7 +5,9 @@ from ninja.openapi.docs import Swagger
 
 from lab.api import (
     accounts,
+    arena,
     artifacts,
+    battles,
     crawls,
     datasets,
     events,
@@ -52,6 +54,8 @@ api.add_router("/artifacts", artifacts.router)
 api.add_router("/labeling", labeling.router)
 api.add_router("/labeling", label_groups.router)
 api.add_router("/labeling", ranking.router)
+api.add_router("/arena/battles", battles.router)
+api.add_router("/arena", arena.router)
 api.add_router("/tours", tours.router)
 api.add_router("/tokens", accounts.tokens)
 api.add_router("/accounts", accounts.accounts)

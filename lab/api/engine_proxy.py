@@ -7,12 +7,9 @@ and the engine stops sampling.
 
 import json
 from collections.abc import AsyncIterator
-from http import HTTPMethod
 from typing import Any
 
 import httpx
-from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path
@@ -21,16 +18,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from lab.models import ROLES
 from lab.security import engine_problem
-from lab.services import served
+from lab.services import engine
 
-TIMEOUT = httpx.Timeout(600, connect=5)
-"""A long completion behind a full batch may take minutes; whether the engine is there is known at once."""
 PASSED_ON = ("content-type", "x-request-id", "cache-control")
-ABSENT = (
-    "The engine does not answer: it is starting, or it has stopped. Its log is in LAB_HOME/logs/engine.log."
-)
-KEY_REFUSED = "The engine does not take the lab's key: start both with the same ENGINE_KEY."
-LOST = "The engine stopped in the middle of this answer: ask again."
 
 
 @require_GET
@@ -58,39 +48,25 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 async def _forward(request: Any, address: str) -> HttpResponseBase:
     if request.role is None or ROLES.index(request.role) < ROLES.index("researcher"):
         return _error(403, "The engine answers to researchers and administrators.")
-    sources = await sync_to_async(served.sources)()
-    client = _client()
+    content = request.body if request.method == "POST" else None
     try:
-        asked = client.build_request(
-            HTTPMethod(request.method),
-            httpx.URL(path=address),
-            content=request.body if request.method == "POST" else None,
-            headers={
-                "Content-Type": request.headers.get("Content-Type", ""),
-                "x-sources": sources["version"],
-            },
+        client, answer = await engine.send(
+            request.method, address, content, request.headers.get("Content-Type", "")
         )
-        answer = await client.send(asked, stream=True)
-        if answer.status_code == 428:  # the engine was started anew, or the list has changed
-            await answer.aclose()
-            (await client.put("/sources", json=sources)).raise_for_status()
-            answer = await client.send(asked, stream=True)
-        headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
-        if headers.get("content-type", "").startswith("text/event-stream"):
-            # nginx would otherwise keep the tokens until its buffer is full.
-            headers["X-Accel-Buffering"] = "no"
-            relayed, client = _relay(client, answer), None  # the stream closes it
-            return StreamingHttpResponse(relayed, status=answer.status_code, headers=headers)
+    except engine.Absent as error:
+        return _error(503, str(error))
+    headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+    if headers.get("content-type", "").startswith("text/event-stream"):
+        # nginx would otherwise keep the tokens until its buffer is full.
+        headers["X-Accel-Buffering"] = "no"
+        return StreamingHttpResponse(_relay(client, answer), status=answer.status_code, headers=headers)
+    try:
         body = await answer.aread()
-    except httpx.HTTPStatusError:
-        return _error(503, KEY_REFUSED)
-    except (httpx.TransportError, OSError):
-        return _error(503, ABSENT)
+    except httpx.TransportError:
+        return _error(503, engine.ABSENT)
     finally:
-        if client is not None:
-            await client.aclose()
-    if answer.status_code == 401:
-        return _error(503, KEY_REFUSED)
+        await answer.aclose()
+        await client.aclose()
     return HttpResponse(body, status=answer.status_code, headers=headers)
 
 
@@ -99,21 +75,10 @@ async def _relay(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIter
         async for part in answer.aiter_raw():
             yield part
     except httpx.TransportError:
-        yield b"data: " + json.dumps(engine_problem(503, LOST)).encode() + b"\n\n"
+        yield b"data: " + json.dumps(engine_problem(503, engine.LOST)).encode() + b"\n\n"
     finally:
         await answer.aclose()
         await client.aclose()
-
-
-def _client() -> httpx.AsyncClient:
-    """One for each request: a connection to a Unix socket costs nothing, and it belongs to one event loop."""
-    headers = {"Authorization": f"Bearer {settings.ENGINE_KEY}"}
-    if settings.ENGINE_URL.startswith("unix://"):
-        transport = httpx.AsyncHTTPTransport(uds=settings.ENGINE_URL.removeprefix("unix://"))
-        return httpx.AsyncClient(
-            transport=transport, base_url="http://engine", headers=headers, timeout=TIMEOUT
-        )
-    return httpx.AsyncClient(base_url=settings.ENGINE_URL, headers=headers, timeout=TIMEOUT, trust_env=False)
 
 
 def _error(status: int, message: str) -> HttpResponse:

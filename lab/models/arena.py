@@ -115,7 +115,7 @@ class Vote(models.Model):
     counts = models.BooleanField(default=True)
     """False where an answer told its model's name: such a vote was not blind, and is left out of the ratings."""
     verdicts = models.JSONField(null=True)
-    """A judge's two verdicts, each by the battle's own sides: as shown, and with the sides swapped."""
+    """A judge's two verdicts, each by place: as shown, and with the sides swapped."""
     source = models.ForeignKey("Artifact", models.SET_NULL, null=True, related_name="+")
     """The dataset that brought a judge's vote."""
     created = models.DateTimeField(auto_now_add=True)

@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from core_ml import recipes
 from core_ml.recipe import STAGES
-from lab.models import Project, Run
+from lab.models import Project, Run, Vote
 from lab.models.run import FAILED, LIVE, QUEUED, SUCCEEDED
 
 COLUMN_TITLES = {
@@ -27,7 +27,7 @@ ADDRESSES = {
     "assistant": ("checkpoints", "?role=chat"),
     "reasoner": ("checkpoints", "?role=reasoner"),
     "aligned": ("checkpoints", "?role=aligned"),
-    "arena": ("runs", "?q=stage%3Aarena"),
+    "arena": ("arena", ""),
 }
 """Where a stage's intersection leads: the name of a page and its query."""
 
@@ -40,13 +40,16 @@ def stages() -> list[dict[str, str]]:
         if row["kind"] in kinds:
             count = counts[kinds[row["kind"]].stage]
             count[row["status"]] = count.get(row["status"], 0) + row["n"]
+    stones = {name: _stone(counts[name]) for name in STAGES}
+    if stones["arena"] != "running" and Vote.objects.exists():
+        stones["arena"] = "people"
     return [
         {
             "name": name,
             "title": COLUMN_TITLES[name][0],
             "about": COLUMN_TITLES[name][1],
             "url": reverse(ADDRESSES[name][0]) + ADDRESSES[name][1],
-            "stone": _stone(counts[name]),
+            "stone": stones[name],
         }
         for name in STAGES
     ]

@@ -21,6 +21,8 @@ PAGES = (
     ("Playground", "playground"),
     ("Labelling", "labeling"),
     ("Rank answers", "label"),
+    ("Arena", "arena"),
+    ("Ratings", "arena_ratings"),
     ("Models", "models"),
     ("Settings", "settings"),
     ("Styleguide", "styleguide"),

@@ -17,7 +17,7 @@ from core_ml.errors import UserError
 from lab.models import Artifact, Run, RunInput
 from lab.models.run import SUCCEEDED
 
-NOT_RUNS = ("import", "labeling")
+NOT_RUNS = ("import", "labeling", "arena")
 """Origins of artifacts that people bring in or make by hand."""
 
 

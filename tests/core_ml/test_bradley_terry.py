@@ -182,6 +182,15 @@ def test_chosen_pairs_narrow_the_ratings_faster_than_pairs_at_random() -> None:
     assert spread["chosen"] < 0.9 * spread["random"]
 
 
+def test_votes_that_would_tell_two_models_apart_are_counted_by_hand() -> None:
+    """30 of 50: d = ln 1.5, s = 1 / (50 · 0.24), so that n = (1.96² / d² - 12) / 0.24 = 47.3 more."""
+    found = games(*[(0, 1, 1.0)] * 30, *[(0, 1, 0.0)] * 20)
+    assert arena.votes_needed(found, 0, 1) == arena.votes_needed(found, 1, 0) == 48
+    more = games(*[(0, 1, 1.0)] * 59, *[(0, 1, 0.0)] * 39)
+    assert arena.votes_needed(more, 0, 1) == 0
+    assert arena.votes_needed(games(*[(0, 1, 1.0)] * 5, *[(0, 1, 0.0)] * 5), 0, 1) is None
+
+
 REAL = [
     ("pref-llmfao", "crowd-comparisons", "left", "right"),
     ("pref-mtbench", "human-votes", "model_a", "model_b"),

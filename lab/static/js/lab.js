@@ -55,7 +55,7 @@
     if (!event.target.matches("[data-letters]")) return;
     try { localStorage.setItem("keys", event.target.checked ? "on" : "off"); } catch { /* not remembered */ }
   });
-  const places = { h: "/", r: "/runs", p: "/playground", l: "/labeling", d: "/datasets", c: "/checkpoints", t: "/tokenizers", s: "/settings" };
+  const places = { h: "/", r: "/runs", p: "/playground", l: "/labeling", d: "/datasets", c: "/checkpoints", a: "/arena", t: "/tokenizers", s: "/settings" };
   let afterG = 0;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || inField(event.target)) return;
@@ -79,7 +79,7 @@
   function help() {
     let dialog = document.getElementById("keys-help");
     if (!dialog) {
-      const all = [["Ctrl K", "jump anywhere"], ["g h", "home"], ["g r", "runs"], ["g p", "playground"], ["g l", "labelling"], ["n", "new run"], ["/", "filter"], ["Esc", "close or clear"]];
+      const all = [["Ctrl K", "jump anywhere"], ["g h", "home"], ["g r", "runs"], ["g p", "playground"], ["g l", "labelling"], ["g a", "arena"], ["n", "new run"], ["/", "filter"], ["Esc", "close or clear"]];
       const here = [...document.querySelectorAll("[data-key]")].filter((one) => one.offsetParent).map((one) => [one.dataset.key, one.dataset.keyName || one.firstChild.textContent.trim()]);
       document.querySelectorAll("[data-key-help]").forEach((one) => here.push(...one.dataset.keyHelp.split(";").map((pair) => pair.split("="))));
       dialog = document.createElement("dialog");

@@ -1,0 +1,290 @@
+"""Votes out as rankings, verdicts of judges in as votes, and which models meet."""
+
+import json
+
+import pytest
+
+from core_ml.artifact import Folder, Origin, Writer
+from core_ml.feedback.pairs import read_rankings
+from core_ml.tasks.rows import write_rows
+from lab.models import Artifact, Contender, Vote
+from lab.queries import artifacts as artifact_queries
+from lab.queries import judges
+from lab.services import arena, artifacts
+from tests.lab import fights, making
+
+pytestmark = pytest.mark.django_db
+ARENA = "/api/v1/arena"
+
+
+@pytest.fixture
+def lea(account):
+    return account("labeler", "lea")
+
+
+@pytest.fixture
+def two(tmp_home):
+    found = [fights.checkpoint("wren"), fights.checkpoint("owl")]
+    return [fights.contender(one.name, model=one.pk, checkpoint=one) for one in found]
+
+
+@pytest.fixture
+def votes(lea, two):
+    a, b = two
+    return [
+        fights.fought(lea, a, b, outcome, f"left {n}", f"right {n}", prompt=f"q{n}")
+        for n, outcome in enumerate(("left", "right", "tie", "bad"))
+    ]
+
+
+def rows(artifact: Artifact) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(artifacts.local_path(artifact) / "rankings.parquet").to_pylist()
+
+
+def judged(found: list[dict], uid: str = "0000eeee") -> Artifact:
+    """What a run of the kind judge makes."""
+    target = artifacts.Path(artifacts.settings.ARTIFACT_ROOT) / uid / "rankings"
+    writer = Writer(
+        target,
+        id=f"{uid}-rankings",
+        kind="dataset",
+        form="rankings",
+        name="verdicts",
+        origin=Origin(recipe="import"),
+    )
+    write_rows(writer.path / "rankings.parquet", "rankings", found)
+    writer.finish({"judge": "judge:J", "rankings": len(found)})
+    return artifacts.adopt(target)
+
+
+def verdict(row: dict, order: list, both: list[str] | None = None, **more) -> dict:
+    """A row of an export as a judge answers it."""
+    metadata = json.loads(row["metadata"]) | {
+        "judge": {"model": "J", "verdicts": [[0, 1, *(both or ["left", "right"])]]}
+    }
+    return (
+        row
+        | {"labeler": "judge:J", "simulated": True, "order": order, "metadata": metadata, "all_bad": False}
+        | more
+    )
+
+
+def test_votes_become_rankings_with_ties_and_both_bad_as_they_are(api, votes):
+    answer = api().post(f"{ARENA}/export", {})
+    assert answer.status_code == 201, answer.content
+    made = Artifact.objects.get(pk=answer.json()["id"])
+    found = rows(made)
+    assert [(row["order"], row["all_bad"]) for row in found] == [
+        ([[0], [1]], False),
+        ([[1], [0]], False),
+        ([[0, 1]], False),
+        ([[0, 1]], True),
+    ]
+    first = found[0]
+    assert (first["prompt"], first["completions"]) == ("q0", ["left 0", "right 0"])
+    assert (first["labeler"], first["simulated"], first["seconds"]) == ("lea", False, 3.5)
+    metadata = json.loads(first["metadata"])
+    assert {name: metadata[name] for name in ("battle", "left", "right")} == {
+        "battle": votes[0].battle_id,
+        "left": "wren",
+        "right": "owl",
+    }
+    assert made.summary["rankings"] == made.summary["groups"] == 4 and made.summary["pairs"] == 2
+
+
+def test_a_reward_model_can_learn_from_an_export(lea, votes):
+    made = arena.export(lea)
+    read = read_rankings(Folder(artifacts.local_path(made)))
+    assert [len(group.pairs()) for group in read.groups] == [1, 1, 0, 0]
+    assert read.counts()["n_people"] == 1 and read.counts()["n_all_bad"] == 1 and not read.n_damaged
+
+
+def test_a_conversation_is_one_completion_a_side(lea, two):
+    battle = fights.answer(fights.begun(lea, *two, prompt="Sum?"), "4", "5")
+    arena.follow_up(battle, lea, "Sure?")
+    fights.answer(battle, "yes", "no")
+    arena.vote(battle, lea, "left")
+    [row] = rows(arena.export())
+    assert row["prompt"] == "Sum?"
+    assert row["completions"] == ["4\n\nUser: Sure?\n\nAssistant: yes", "5\n\nUser: Sure?\n\nAssistant: no"]
+
+
+def test_the_lineage_leads_from_the_models_over_the_arena_to_the_rankings(lea, two, votes):
+    made = arena.export(lea)
+    told = artifact_queries.lineage(made)
+    names = {node["id"]: node["name"] for node in told["nodes"]}
+    assert names[f"arena:{made.pk}"] == "Arena"
+    assert {edge for edge in told["edges"] if f"arena:{made.pk}" in edge} == {
+        (f"arena:{made.pk}", f"artifact:{made.pk}"),
+        *((f"artifact:{one.checkpoint_id}", f"arena:{made.pk}") for one in two),
+    }
+    below = artifact_queries.lineage(two[0].checkpoint)
+    assert f"artifact:{made.pk}" in {node["id"] for node in below["nodes"]}
+    # The index is rebuilt without a run that never was.
+    Artifact.objects.filter(pk=made.pk).delete()
+    assert artifacts.reindex()["runs"] == 0
+    assert Artifact.objects.get(pk=made.pk).run is None
+
+
+def test_an_empty_arena_has_nothing_to_export(api, two):
+    answer = api().post(f"{ARENA}/export", {})
+    assert answer.status_code == 409 and "nothing to export" in answer.json()["detail"]
+
+
+def test_judges_votes_are_left_out_unless_asked_for(lea, votes):
+    Vote.objects.create(
+        battle=votes[0].battle, kind="judge", judge="J", outcome="right", verdicts=["right", "left"]
+    )
+    assert len(rows(arena.export())) == 4
+    found = rows(arena.export(judges=True))
+    assert len(found) == 5
+    [row] = [row for row in found if row["labeler"] == "judge:J"]
+    assert row["simulated"] and json.loads(row["metadata"])["judge"]["verdicts"] == [[0, 1, "right", "left"]]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "trl", "trl-conversational", "openassistant"])
+def test_votes_are_downloaded_in_the_forms_of_others(api, votes, form):
+    answer = api().get(f"{ARENA}/export?form={form}")
+    assert answer.status_code == 200 and "arena-votes" in answer["Content-Disposition"]
+    content = b"".join(answer.streaming_content)
+    assert b"left 0" in content
+    if form == "jsonl":
+        assert len(content.splitlines()) == 4
+
+
+def test_verdicts_of_a_judge_become_votes_once(api, lea, votes):
+    exported = rows(arena.export())
+    made = judged([verdict(exported[0], [[0], [1]]), verdict(exported[1], [[0, 1]], ["left", "left"])])
+    answer = api().post(f"{ARENA}/judgements", {"artifact": made.pk})
+    assert answer.status_code == 200, answer.content
+    assert answer.json() == {"votes": 2, "repeated": 0, "passed_over": {}}
+    again = api().post(f"{ARENA}/judgements", {"artifact": made.pk})
+    assert again.json() == {"votes": 0, "repeated": 2, "passed_over": {}}
+    stored = Vote.objects.filter(kind="judge").order_by("battle_id")
+    assert [(one.judge, one.outcome, one.verdicts, one.source_id) for one in stored] == [
+        ("J", "left", ["left", "right"], made.pk),
+        ("J", "tie", ["left", "left"], made.pk),
+    ]
+    [judge] = judges.judges().judges
+    assert (judge.n_votes, judge.agreement.decided.value, judge.place.first.value) == (2, 1.0, 0.5)
+
+
+def test_rows_that_are_no_verdicts_on_our_battles_are_counted_by_why(api, votes):
+    exported = rows(arena.export())
+    made = judged(
+        [
+            verdict(exported[0], [[0], [1]]),
+            exported[1] | {"metadata": json.loads(exported[1]["metadata"])},
+            verdict(exported[1], [[0], [1]], completions=["of another lab", "too"]),
+            verdict(exported[2], [[0]]),
+            verdict(exported[2], []),
+            verdict(exported[3], [[1], [0]], metadata={"battle": 99_999}),
+            verdict(exported[3], [[1], [0]], metadata={"battle": True}),
+        ]
+    )
+    told = api().post(f"{ARENA}/judgements", {"artifact": made.pk}).json()
+    assert told["votes"] == 1
+    assert told["passed_over"] == {
+        "by a labeler who is no judge": 1,
+        "on other texts than the battle's": 1,
+        "without a verdict on two answers": 2,
+        "on a battle that is not here": 2,
+    }
+
+
+def test_what_holds_no_verdict_is_refused_with_the_reason(api, votes):
+    own = arena.export()
+    answer = api().post(f"{ARENA}/judgements", {"artifact": own.pk})
+    assert answer.status_code == 422 and "4 by a labeler who is no judge" in answer.json()["detail"]
+    rollouts = making.rollouts()
+    answer = api().post(f"{ARENA}/judgements", {"artifact": rollouts.pk})
+    assert answer.status_code == 422 and "rankings" in answer.json()["detail"]
+    assert api().post(f"{ARENA}/judgements", {"artifact": "nothing"}).status_code == 422
+    assert not Vote.objects.filter(kind="judge").exists()
+
+
+def test_models_are_let_in_renamed_rested_anchored_and_taken_out(api, tmp_home):
+    wren, owl = fights.checkpoint("wren"), fights.checkpoint("owl")
+    program = api()
+    first = program.post(f"{ARENA}/contenders", {"model": wren.pk})
+    assert first.status_code == 201
+    told = first.json()
+    assert (told["name"], told["checkpoint"], told["active"], told["anchor"]) == (
+        "wren",
+        wren.pk,
+        True,
+        False,
+    )
+    second = program.post(f"{ARENA}/contenders", {"model": owl.pk, "name": "  Owl <b>8</b> "}).json()
+    assert second["name"] == "Owl <b>8</b>"
+    address = f"{ARENA}/contenders/{second['id']}"
+    assert program.patch(address, {"anchor": True}).json()["anchor"] is True
+    assert (
+        program.patch(f"{ARENA}/contenders/{told['id']}", {"anchor": True, "active": False}).status_code
+        == 200
+    )
+    anchors = {
+        one["name"]: (one["anchor"], one["active"])
+        for one in program.get(f"{ARENA}/contenders").json()["items"]
+    }
+    assert anchors == {"wren": (True, False), "Owl <b>8</b>": (False, True)}
+    assert program.patch(address, {"name": "Owl-8"}).json()["name"] == "Owl-8"
+    assert program.delete(address).status_code == 204
+    assert not Contender.objects.filter(name="Owl-8").exists()
+
+
+def test_who_has_fought_stays(api, votes, two):
+    answer = api().delete(f"{ARENA}/contenders/{two[0].pk}")
+    assert answer.status_code == 409 and "rest" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "field"),
+    [
+        ("nothing", "", "model"),
+        ("address-99", "", "model"),
+        ("file-1", "", "model"),
+        ("{reward}", "", "model"),
+        ("{rollouts}", "", "model"),
+        ("{wren}", "", "model"),
+        ("{owl}", "wren", "name"),
+        ("{owl}", "a\nb\0" + "c" * 200, "name"),
+        ("../../etc", "", "model"),
+    ],
+)
+def test_what_cannot_fight_is_told_at_its_field(api, tmp_home, model, name, field):
+    made = {"wren": fights.checkpoint("wren"), "owl": fights.checkpoint("owl")}
+    made |= {"reward": fights.checkpoint("critic", "reward"), "rollouts": making.rollouts()}
+    fights.contender("wren", model=made["wren"].pk, checkpoint=made["wren"])
+    given = {
+        "model": model.format(**{key: one.pk for key, one in made.items()}),
+        "name": name[:100] if "\0" in name else name,
+    }
+    answer = api().post(f"{ARENA}/contenders", given)
+    if "\0" in name:
+        assert answer.status_code == 400, "no text of the API holds NUL"
+        return
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+def test_only_researchers_choose_export_and_bring_in(api, two):
+    paths = [
+        ("post", "contenders"),
+        ("post", "export"),
+        ("post", "judgements"),
+        ("get", "contenders"),
+        ("get", "export"),
+    ]
+    paths += [("patch", f"contenders/{two[0].pk}"), ("delete", f"contenders/{two[0].pk}")]
+    for method, path in paths:
+        assert getattr(api("labeler"), method)(f"{ARENA}/{path}").status_code == 403, path
+        assert getattr(api(None), method)(f"{ARENA}/{path}").status_code == 401, path
+
+
+def test_a_name_that_is_taken_is_told_when_one_is_renamed(api, two):
+    answer = api().patch(f"{ARENA}/contenders/{two[0].pk}", {"name": two[1].name})
+    assert answer.status_code == 422 and answer.json()["errors"][0]["field"] == "name"
+    assert api().patch(f"{ARENA}/contenders/999", {"name": "x"}).status_code == 404
