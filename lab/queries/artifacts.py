@@ -10,6 +10,9 @@ from core_ml.recipe import Recipe
 from lab.models import Artifact, Run, RunInput
 from lab.services.artifacts import local_path
 
+JUDGED_INPUTS = {"labeling": "rollouts", "arena": "models"}
+"""Origins of rankings that people made, with the input that names what they judged."""
+
 
 def visible(kind: str | None = None, q: str | None = None) -> QuerySet[Artifact]:
     """Artifacts of runs that are not deleted, newest first."""
@@ -83,7 +86,7 @@ def _step_up(
     next_artifacts: set[str] = set()
     for artifact in Artifact.objects.filter(pk__in=up_artifacts).select_related("run"):
         if artifact.run is None:
-            for source in Artifact.objects.filter(pk__in=_ranked_by_people(artifact)):
+            for source in Artifact.objects.filter(pk__in=_judged_by_people(artifact)):
                 if source.pk not in artifacts:
                     artifacts[source.pk] = source
                     next_artifacts.add(source.pk)
@@ -100,27 +103,38 @@ def _step_up(
     return set(), next_artifacts
 
 
-def _ranked_by_people(artifact: Artifact) -> list[str]:
-    """Of rankings that a project exported: the rollouts that were ranked."""
+def _judged_by_people(artifact: Artifact) -> list[str]:
+    """Of rankings that people made: the rollouts of a labelling project, or the models that met in the arena."""
     origin = artifact.manifest.get("origin", {})
-    return origin.get("inputs", {}).get("rollouts", []) if origin.get("recipe") == "labeling" else []
+    name = JUDGED_INPUTS.get(origin.get("recipe", ""), "")
+    found: list[str] = origin.get("inputs", {}).get(name, [])
+    return found
 
 
 def _judgements(artifacts: dict[str, Artifact], edges: set[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Nodes of the labelling projects between rollouts and rankings; adds their edges."""
-    projects: dict[int, str] = {}
+    """Nodes of the labelling projects and of the arena between what was judged and the rankings; adds their edges.
+
+    A model that learned from the arena may meet others there: so that the graph has no ring, each export of votes
+    has an arena of its own.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
     for artifact in artifacts.values():
-        sources, project = _ranked_by_people(artifact), artifact.summary.get("project")
-        if sources and isinstance(project, int):
-            projects[project] = artifact.name
-            edges.add((f"project:{project}", f"artifact:{artifact.pk}"))
+        sources, project = _judged_by_people(artifact), artifact.summary.get("project")
+        if not sources:
+            continue
+        if "hunt" in artifact.summary:  # marked on the page of the hunt itself
             edges.update(
-                (f"artifact:{source}", f"project:{project}") for source in sources if source in artifacts
+                (f"artifact:{one}", f"artifact:{artifact.pk}") for one in sources if one in artifacts
             )
-    return [
-        {"id": f"project:{pk}", "type": "project", "project": pk, "name": name}
-        for pk, name in projects.items()
-    ]
+            continue
+        if isinstance(project, int):
+            node = {"id": f"project:{project}", "type": "project", "project": project, "name": artifact.name}
+        else:
+            node = {"id": f"arena:{artifact.pk}", "type": "arena", "name": "Arena"}
+        nodes[str(node["id"])] = node
+        edges.add((str(node["id"]), f"artifact:{artifact.pk}"))
+        edges.update((f"artifact:{source}", str(node["id"])) for source in sources if source in artifacts)
+    return list(nodes.values())
 
 
 def _step_down(
@@ -138,7 +152,7 @@ def _step_down(
             artifacts[artifact.pk] = artifact
         next_artifacts.add(artifact.pk)
     for ranked in Artifact.objects.filter(run=None, form="rankings"):
-        if set(_ranked_by_people(ranked)) & (down_artifacts | next_artifacts) and ranked.pk not in artifacts:
+        if set(_judged_by_people(ranked)) & (down_artifacts | next_artifacts) and ranked.pk not in artifacts:
             artifacts[ranked.pk] = ranked
             next_artifacts.add(ranked.pk)
     taken_by = RunInput.objects.filter(artifact__in=down_artifacts | next_artifacts, run__deleted=None)
