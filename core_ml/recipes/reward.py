@@ -11,7 +11,7 @@ from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
     from core_ml.evaluation.statistics import Share
-    from core_ml.feedback.pairs import Group
+    from core_ml.feedback.pairs import Group, Rankings
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.reward_training import Trainer
     from core_ml.feedback.surface import Surface
@@ -104,7 +104,7 @@ class RewardConfig(RecipeConfig):
 def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
-    from core_ml.feedback.pairs import read_rankings, split
+    from core_ml.feedback import several
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.reward_training import Members, weighed
     from core_ml.model import checkpoint
@@ -114,8 +114,9 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     yield resumed(workspace)
     use_threads(config.threads)
     torch.manual_seed(config.seed)
-    rankings = read_rankings(workspace.input("rankings"))
-    train, held_out = split(rankings.groups, config.held_out_share, config.seed)
+    workspace.input("rankings")  # says what is missing
+    parts = several.read_all(workspace.inputs("rankings"))
+    train, held_out = several.split_each(parts, config.held_out_share, config.seed)
     labelers: dict[str, float] = {}
     if config.weigh_labelers:
         train, labelers = weighed(train)
@@ -144,11 +145,11 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     )
     yield from loop.run(workspace)
     curve = yield from _learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
-    counts = {**rankings.counts(), "n_steps": len(plan)}
+    counts = {**several.joined(parts).counts(), "n_steps": len(plan)}
     if labelers:
         worst_first = sorted(labelers.items(), key=lambda one: one[1])[:N_LABELERS]
         counts["labeler_weights"] = {name: round(weight, 3) for name, weight in worst_first}
-    yield from _publish(config, workspace, scorer, trainer, held_out, curve, counts)
+    yield from _publish(config, workspace, scorer, trainer, parts, held_out, curve, counts)
 
 
 def _surface(config: RewardConfig, groups: Sequence["Group"]) -> "Surface | None":
@@ -284,12 +285,13 @@ def _publish(
     workspace: Workspace,
     scorer: "RewardModel",
     trainer: "Trainer",
+    parts: list["Rankings"],
     held_out: list["Group"],
     curve: list[tuple[int, "Share"]],
     counts: dict[str, Any],
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
-    from core_ml.feedback import orders, reward_figures
+    from core_ml.feedback import orders, reward_figures, several
     from core_ml.feedback.reward_report import figures, findings, headline, outcomes
 
     for member in scorer.members:
@@ -303,8 +305,10 @@ def _publish(
     rewards = _score_groups(scorer, held_out)
     found = outcomes(held_out, rewards)
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
+    by_rankings = several.by_dataset(workspace.inputs("rankings"), parts, held_out, rewards)
     summary = {
         **counts,
+        "by_rankings": by_rankings,
         "n_parameters": scorer.model.config.n_parameters,
         "n_members": len(scorer.members),
         "n_train_prompts": len({group.prompt for group in trainer.groups}),
@@ -312,7 +316,7 @@ def _publish(
         "reward_mean": scorer.mean,
         "reward_std": scorer.std,
         **headline(shares),
-        "findings": findings(shares, counts),
+        "findings": findings(shares, counts) + several.findings(by_rankings),
     }
     if len(scorer.members) > 1:
         texts = [text for group in held_out for text in group.completions]
@@ -334,9 +338,9 @@ def _publish(
 
 
 def cost(config: RewardConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
-    rankings = next(iter(inputs.get("rankings", [])), {})
     n_parameters = next((s.get("n_parameters", 0) for s in inputs.get("checkpoint", [])), 0) or 1_000_000
-    n_groups = rankings.get("groups") or rankings.get("n_rows") or 700
+    given = inputs.get("rankings", [])
+    n_groups = sum(one.get("groups") or one.get("n_rows") or 700 for one in given) or 700
     # The models of a learning curve read 1/2 + 1/4 + … of the rankings.
     passes = config.epochs * (config.n_members + 1 - 0.5**config.learning_curve)
     n_tokens = n_groups * 6 * 45 * passes
@@ -365,7 +369,13 @@ RECIPE = Recipe(
             ("chat", "aligned"),
             description="The chat model it starts from, one of your own or imported.",
         ),
-        "rankings": Input("dataset", ("rankings",), description="What labelers preferred."),
+        "rankings": Input(
+            "dataset",
+            ("rankings",),
+            many=True,
+            description="What labelers preferred. Of several, what is held out of the first stays held out, whatever "
+            "is added.",
+        ),
     },
     makes={"checkpoint": Output("checkpoint", "reward", description="The reward model.")},
     presets=(
