@@ -20,6 +20,8 @@ def setting(
     unit: str | None = None,
     group: str | None = None,
     title: str | None = None,
+    lines: int | None = None,
+    suggest: str | None = None,
     **bounds: Any,
 ) -> Any:
     """A pydantic field that also knows its unit and its group on the form.
@@ -30,9 +32,13 @@ def setting(
         unit: for example "tokens", "steps", "s"; shown beside the field.
         group: the fold of the form that holds the field, for example "Network"; None for fields in view.
         title: the label; by default the field's own name.
+        lines: height of the box for a text that may have several lines.
+        suggest: what the box offers to choose from: "models" that the engine serves.
         bounds: `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern`.
     """
     extra: dict[str, Any] = {
-        key: value for key, value in {"unit": unit, "group": group}.items() if value is not None
+        key: value
+        for key, value in {"unit": unit, "group": group, "lines": lines, "suggest": suggest}.items()
+        if value is not None
     }
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)

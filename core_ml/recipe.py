@@ -101,6 +101,10 @@ class Recipe:
     stages: tuple[Stage, ...] = ()
     parallel: bool = False
     """Whether several processes can share a run, as the config's `processes` says; see `core_ml.ranks`."""
+    finishes: bool = False
+    """Whether a run can be asked to end early with what it has, as one whose steps are made by a Loop."""
+    asks_models: bool = False
+    """Whether a run may ask models of the engine: it is told where that is (ENGINE_URL) and its key (ENGINE_KEY)."""
     presets: tuple[Preset, ...] = ()
     measures: tuple[Measure, ...] = ()
     why: tuple[str, str, str] | None = None

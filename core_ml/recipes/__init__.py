@@ -19,7 +19,10 @@ ORDER = (
     "rollouts",
     "reward",
     "rlhf",
+    "hunt",
+    "best_of_n",
     "evaluate",
+    "judge",
     "export",
 )
 

@@ -63,7 +63,8 @@ def filled_from(recipe: Recipe, preset: str, config: Mapping[str, Any], inputs: 
 def filled_by(recipe: Recipe, data: QueryDict) -> Filled:
     """What a person sent. A box that is not ticked sends nothing."""
     names = properties(recipe)
-    texts = {name: data.get(f"config.{name}", "") for name in names}
+    # A browser sends the lines of a text with carriage returns, whatever they were.
+    texts = {name: data.get(f"config.{name}", "").replace("\r\n", "\n") for name in names}
     inputs = {name: [value for value in data.getlist(f"inputs.{name}") if value] for name in recipe.takes}
     return Filled(data.get("preset", ""), data.get("name", "").strip(), texts, inputs)
 
@@ -161,6 +162,8 @@ def fields(
 def _field(name: str, schema: dict[str, Any], text: str, error: str) -> dict[str, Any]:
     kind = schema.get("type")
     shown = {"boolean": "check", "integer": "number", "number": "number"}.get(str(kind), "text")
+    if schema.get("lines"):
+        shown = "area"
     one = {
         "id": f"config-{name}",
         "name": f"config.{name}",
@@ -171,6 +174,8 @@ def _field(name: str, schema: dict[str, Any], text: str, error: str) -> dict[str
         "type": shown,
         "value": text,
         "placeholder": "off" if schema.get("nullable") else "",
+        "lines": schema.get("lines"),
+        "suggest": schema.get("suggest"),
     }
     if "enum" in schema:
         choices = [("", "off")] if schema.get("nullable") else []
@@ -199,6 +204,8 @@ def _said(one: dict[str, Any]) -> str:
     value: Any = one["value"]
     if one["type"] == "check":
         value = "yes" if value else "no"
+    if one["type"] == "area" and value:
+        value = f"of {len(value.splitlines())} lines"
     if one["type"] == "number":
         read = _number(value, whole=False) if value else value
         value = number(read, 6) if isinstance(read, int | float) else value
