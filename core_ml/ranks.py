@@ -2,8 +2,9 @@
 
 Each rank executes the same generator on its share of every batch, so all tell the same events in the same
 order; only the first writes them down, and only the first writes files. What must be common is added up once
-a step in `total`: the gradients, the loss, and whether a rank wishes to stop or to save. So all leave after the same
-step. The order of the data does not depend on the number of ranks: a run may go on with another number.
+a step in `total`: the gradients, the loss, and whether a rank wishes to stop, to save or to finish. So all
+leave after the same step. The order of the data does not depend on the number of ranks: a run may go on with
+another number.
 """
 
 import os
@@ -20,7 +21,8 @@ PATIENCE = timedelta(days=2)
 """How long a rank waits for the others. One that died is noticed by torchrun, which ends the rest."""
 LOST_PEER = 5  # exit code
 
-STOP, SAVE = "stop", "save"
+STOP, SAVE, FINISH = "stop", "save", "finish"
+WISHES = (STOP, SAVE, FINISH)
 _wished: set[str] = set()
 _granted: set[str] = set()
 
@@ -100,12 +102,12 @@ def total(model: "nn.Module", loss: "Tensor") -> "Tensor":
         if param.grad is None:  # this rank's share of the batch was empty
             param.grad = torch.zeros_like(param)
     grads = [param.grad for param in params if param.grad is not None]
-    wishes = loss.new_tensor([float(what in _wished) for what in (STOP, SAVE)], dtype=torch.float32)
+    wishes = loss.new_tensor([float(what in _wished) for what in WISHES], dtype=torch.float32)
     flat = reduce(torch.cat([*(g.reshape(-1) for g in grads), loss.detach().float().reshape(1), wishes]))
-    *parts, summed, stop, save = flat.split([*(grad.numel() for grad in grads), 1, 1, 1])
+    *parts, summed, heard = flat.split([*(grad.numel() for grad in grads), 1, len(WISHES)])
     for grad, part in zip(grads, parts, strict=True):
         grad.copy_(part.view_as(grad))
-    _granted.update(what for what, heard in ((STOP, stop), (SAVE, save)) if heard.item() > 0)
+    _granted.update(what for what, n in zip(WISHES, heard.tolist(), strict=True) if n > 0)
     return summed[0]
 
 

@@ -11,6 +11,9 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Artifact
 
+FINISH = "finish"
+"""A file of this name in the state's folder asks a run to end with what it has."""
+
 
 class Workspace:
     """Given to a recipe with its config.
@@ -142,6 +145,10 @@ class Workspace:
             if (match := re.fullmatch(r"step-(\d+)", path.name))
         ]
         return sorted(found, reverse=True)
+
+    def asked_to_finish(self) -> bool:
+        """Whether somebody wants what the run has by now; unlike a stop, this ends it as a success."""
+        return (self.state / FINISH).exists()
 
     # Shards of a sharded recipe
 

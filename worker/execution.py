@@ -15,7 +15,16 @@ from lab.services import artifacts, claims
 from lab.services.claims import LostLease
 from worker.child import Child
 from worker.stages import coordinate
-from worker.supervisor import arguments, drained, event_file, fetch_inputs, follow, log_file
+from worker.supervisor import (
+    arguments,
+    ask_to_finish,
+    asked,
+    drained,
+    event_file,
+    fetch_inputs,
+    follow,
+    log_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +40,7 @@ def execute(run: Run, leaving: Callable[[], bool]) -> None:
         if recipes.get(run.kind).stages:
             coordinate(run, leaving)
         else:
+            ask_to_finish(run, asked(run)[1])  # one that was resumed is asked no more
             child = Child(run.kind, arguments(run), event_file(run), log_file(run))
             follow(run, child, leaving)
     except LostLease:

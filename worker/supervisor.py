@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django.db import InterfaceError, OperationalError, connection
-from django.db.models import Q
 
 from core_ml.events import Artifact, Done, Failed
+from core_ml.workspace import FINISH
 from lab.models import Run, Shard
 from lab.models.run import CANCELLED, FAILED
 from lab.services import artifacts, claims, events
@@ -72,7 +72,10 @@ def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool
             if time.monotonic() - beaten > BEAT:
                 claims.beat(held)
                 beaten = time.monotonic()
-            if cancelling(run):
+            cancel, finish = asked(run)
+            if finish:
+                ask_to_finish(run)
+            if cancel:
                 child.ask_to_stop(CANCEL_GRACE)
             elif leaving():
                 child.ask_to_stop(LEAVE_GRACE)
@@ -162,9 +165,28 @@ def _bury(held: Run | Shard, child: Child) -> None:
 
 
 def cancelling(run: Run) -> bool:
-    return (
-        Run.objects.filter(pk=run.pk).filter(Q(status=CANCELLED) | Q(cancel_requested__isnull=False)).exists()
-    )
+    return asked(run)[0]
+
+
+def asked(run: Run) -> tuple[bool, bool]:
+    """Whether a person wants the run to stop, and whether to end with what it has."""
+    fields = ("status", "cancel_requested", "finish_requested")
+    found = Run.objects.filter(pk=run.pk).values_list(*fields).first()
+    status, cancel, finish = found or (None, None, None)
+    return status == CANCELLED or cancel is not None, finish is not None
+
+
+def ask_to_finish(run: Run, wanted: bool = True) -> None:
+    """Tell the child to end with what it has, or take that back before one starts.
+
+    The file outlives the child, so that one that goes on after a kill ends as well.
+    """
+    file = artifacts.state_dir(run) / "state" / FINISH
+    if wanted:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch()
+    else:
+        file.unlink(missing_ok=True)
 
 
 def fetch_inputs(run: Run) -> None:

@@ -50,6 +50,9 @@ class Loop:
         save_every: seconds between saved states.
         keep_last: the newest states that are kept.
         keep_every: steps; states at their multiples are saved and kept besides.
+
+    Where the workspace was asked to finish, the step at hand becomes the last: every chore is done once more, and
+    `steps` is how many were made.
     """
 
     steps: int
@@ -98,6 +101,11 @@ class Loop:
                 try:
                     queue.extend([*self.advance(step), Progress(step, self.steps, message=self.message)])
                     todo = self._due(step)
+                    if step < self.steps:
+                        if workspace.asked_to_finish():
+                            ranks.wish(ranks.FINISH)
+                        if ranks.granted(ranks.FINISH):
+                            todo = self._finish_at(step, queue)
                 except Spoilt as spoilt:
                     step, todo, queue = self._go_back(workspace, step, spoilt)
                     saved_step = step
@@ -111,6 +119,14 @@ class Loop:
             self._save(workspace, step, todo, queue)
             self._saving.finish()
             raise
+
+    def _finish_at(self, step: int, queue: deque[Event]) -> list[str]:
+        """Make a step the last one, and say which chores are due at it: all, as at any last step."""
+        ranks.done(ranks.FINISH)
+        queue.append(Log(f"Ended after step {step:,} of {self.steps:,}, as asked, with what it has."))
+        self.steps = self.notes["steps"] = step
+        queue.append(Progress(step, step, message=self.message))
+        return list(self.chores)
 
     def _due(self, step: int) -> list[str]:
         return [name for name, chore in self.chores.items() if chore.due(step)]
@@ -127,6 +143,7 @@ class Loop:
         kept = self.read(path)
         self.notes.clear()
         self.notes.update(kept["notes"])
+        self.steps = self.notes.get("steps", self.steps)  # it may have been asked to finish already
         return step, kept["todo"], deque(from_line(line)[0] for line in kept["queue"])
 
     def _go_back(

@@ -222,11 +222,27 @@ def cancel(run: Run) -> Run:
     return run
 
 
+def finish(run: Run) -> Run:
+    """Ask a run to end after the step at hand, as a success, with what it has. Raises Conflict when it cannot."""
+    recipe = recipes.all_recipes().get(run.kind)
+    if recipe is None or not recipe.finishes:
+        raise Conflict(f"a run of {run.kind} has nothing to give before its end: stop it instead")
+    n = Run.objects.filter(
+        pk=run.pk, status__in=(STARTING, RUNNING, INTERRUPTED), cancel_requested=None
+    ).update(finish_requested=timezone.now(), version=F("version") + 1)
+    run.refresh_from_db()
+    if not n:
+        state = "being stopped" if run.is_live and run.cancel_requested else run.status
+        raise Conflict(f"run {run.pk} is {state}: only one that is at work can end with what it has")
+    return run
+
+
 def resume(run: Run) -> Run:
     """Queue an ended run again; it goes on from what it saved. Raises Conflict when it is not stopped or failed."""
     n = Run.objects.filter(pk=run.pk, status__in=(FAILED, CANCELLED), deleted=None).update(
         status=QUEUED,
         cancel_requested=None,
+        finish_requested=None,
         ended=None,
         error=None,
         sent=None,

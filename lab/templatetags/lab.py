@@ -199,6 +199,8 @@ def state(run: Any) -> str:
     """The status in words; never by the stone's colour alone."""
     if run.status == RUNNING and run.cancel_requested:
         return "stopping"
+    if run.status == RUNNING and run.finish_requested:
+        return "finishing"
     if run.status == INTERRUPTED:
         return "interrupted, goes on"
     return "waits" if run.is_waiting else str(run.status)

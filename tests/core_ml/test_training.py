@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from core_ml.events import Event, Metric, Progress, Sample
+from core_ml.events import Event, Log, Metric, Progress, Sample
 from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.training import state
 from core_ml.training.loop import Chore, Loop, every, resumed
 from core_ml.training.loss import backward, bits_per_byte, masked_logprobs, token_nll
 from core_ml.training.optim import Muon, clip, optimizers, orthogonal, scale_lr
 from core_ml.training.schedule import FLOOR, lr_share
-from core_ml.workspace import Workspace
+from core_ml.workspace import FINISH, Workspace
 from tests.core_ml import small
 
 CONFIG = GPTConfig(vocab_size=40, n_layer=2, n_head=2, n_kv_head=1, d_model=32, max_seq_len=32)
@@ -241,3 +241,32 @@ def test_a_finished_loop_has_nothing_left_to_tell(tmp_path: Path) -> None:
     list(counting().run(place))
     assert resumed(place).step == 7
     assert list(counting().run(place)) == []
+
+
+def test_a_loop_asked_to_finish_ends_after_the_step_at_hand_with_its_last_look(tmp_path: Path) -> None:
+    place = workspace(tmp_path)
+    events = []
+    for event in (loop := counting()).run(place):
+        events.append(event)
+        if isinstance(event, Metric) and event.step == 4:
+            (place.state / FINISH).touch()
+    assert loop.steps == loop.notes["steps"] == 5 and resumed(place).step == 5
+    assert [event.step for event in events if isinstance(event, Sample)] == [0, 3, 5]
+    assert [e.message for e in events if isinstance(e, Log)] == [
+        "Ended after step 5 of 7, as asked, with what it has."
+    ]
+    assert [e.step for e in events if isinstance(e, Progress)][-1] == 5
+
+
+def test_a_loop_that_was_killed_while_it_finished_makes_no_further_step(tmp_path: Path) -> None:
+    place = workspace(tmp_path)
+    events = counting(0).run(place)
+    first = next(event for event in events if isinstance(event, Metric) and event.step == 1)
+    (place.state / FINISH).touch()
+    told_of = [first, *(next(events) for _ in range(3))]  # step 2 is made and half of it told
+    events.close()
+    assert resumed(place).step == 2 and told_of[-1].step == 2
+    again = counting()
+    rest = told(list(again.run(place)))
+    assert [type(event) for event in rest] == [Metric, Log, Metric, Sample] and again.steps == 2
+    assert {event.step for event in rest if not isinstance(event, Log)} == {2}
