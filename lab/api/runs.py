@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from lab.api import rollouts
+from lab.api import overoptimization, rollouts
 from lab.api.base import Given, Limit, Number, Offset, Page, Words, answers, page
 from lab.errors import FieldError, Invalid
 from lab.models import Run
@@ -19,6 +19,7 @@ from lab.services import runs as services
 
 router = Router(tags=["runs"])
 router.add_router("", rollouts.router)
+router.add_router("", overoptimization.router)
 MAX_COMPARED = 8
 RunStatus = Literal[STATUSES]  # type: ignore[valid-type]
 
@@ -193,6 +194,12 @@ def rename_run(request: HttpRequest, id: Number, data: RunChange) -> dict[str, A
 def cancel_run(request: HttpRequest, id: Number) -> dict[str, Any]:
     """Ask a run to save its state and stop."""
     return run_json(services.cancel(_get(id)))
+
+
+@router.post("/runs/{id}/finish", response=answers(RunOut))
+def finish_run(request: HttpRequest, id: Number) -> dict[str, Any]:
+    """Ask a run of training to end after the step at hand, as a success, with what it has."""
+    return run_json(services.finish(_get(id)))
 
 
 @router.post("/runs/{id}/resume", response=answers(RunOut))

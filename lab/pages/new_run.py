@@ -74,7 +74,8 @@ def _opened(request: HttpRequest, recipe: Recipe) -> tuple[Filled, Run | None]:
         inputs: dict[str, list[str]] = {}
         for given in cloned.inputs.all():
             inputs.setdefault(given.name, []).append(given.artifact_id)
-        return forms.filled_from(recipe, cloned.preset, cloned.given, inputs, cloned.name), cloned
+        given = {**cloned.given, **_asked(request, recipe)}
+        return forms.filled_from(recipe, cloned.preset, given, inputs, cloned.name), cloned
     preset = request.GET.get("preset") or (recipe.presets[0].name if recipe.presets else "")
     if preset and not recipe.preset(preset):
         raise Http404
@@ -82,14 +83,19 @@ def _opened(request: HttpRequest, recipe: Recipe) -> tuple[Filled, Run | None]:
     for name in recipe.takes:
         if chosen := request.GET.getlist(f"inputs.{name}"):
             inputs[name] = [value for value in chosen if value]
-    known = forms.properties(recipe)
-    config = {
-        key[7:]: value for key, value in request.GET.items() if key.startswith("config.") and key[7:] in known
-    }
+    config = _asked(request, recipe)
     if "htmx_preset" in request.GET:
         # The person has chosen another preset: its values replace those in the form.
         config = {}
     return forms.filled_from(recipe, preset, config, inputs, request.GET.get("name", "")), None
+
+
+def _asked(request: HttpRequest, recipe: Recipe) -> dict[str, str]:
+    """Fields that the address itself fills in."""
+    known = forms.properties(recipe)
+    return {
+        key[7:]: value for key, value in request.GET.items() if key.startswith("config.") and key[7:] in known
+    }
 
 
 def _cloned(number: str, kind: str) -> Run | None:

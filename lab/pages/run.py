@@ -12,15 +12,22 @@ from django.views.decorators.http import require_http_methods, require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Run
 from lab.models.run import FAILED, SUCCEEDED
-from lab.pages import curves, lineage, rollouts
+from lab.pages import curves, lineage, overoptimization, rollouts
 from lab.pages.home import board_parts
 from lab.queries import artifacts, runs
 from lab.queries.headlines import headlines, say
+from lab.queries.overoptimization import KINDS as CAN_OVEROPTIMIZE
 from lab.queries.rollouts import KINDS as KEEP_ROLLOUTS
 from lab.security import plots
 from lab.services import runs as services
 
-TABS = ("overview", "curves", "samples", "rollouts", "log", "config", "lineage", "files")
+TABS = ("overview", "curves", "samples", "rollouts", "overoptimization", "log", "config", "lineage", "files")
+TITLES = {"overoptimization": "Over-optimisation"}
+OWN = {
+    "rollouts": (KEEP_ROLLOUTS, rollouts.context),
+    "overoptimization": (CAN_OVEROPTIMIZE, overoptimization.context),
+}
+"""Tabs that only some kinds of run have, with what fills them."""
 N_SAMPLES, N_LOG, N_LOG_SHOWN = 5, 2000, 40
 N_BEFORE, N_AFTER = 4, 2
 """Runs and projects of the line above the page, on either side of the run."""
@@ -40,7 +47,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
     run = _get(id)
     if run.deleted:
         return render(request, "runs/deleted.html", {"run": run, "section": "runs"}, status=410)
-    if tab not in TABS or (tab == "rollouts" and run.kind not in KEEP_ROLLOUTS):
+    if tab not in TABS or (tab in OWN and run.kind not in OWN[tab][0]):
         raise Http404
     recipe = runs.recipe_of(run)
     line = headlines([run])[run.pk]
@@ -61,7 +68,7 @@ def run(request: HttpRequest, id: int, tab: str = "overview") -> HttpResponse:
         "tries": _tries(run) if run.status == FAILED else [],
         "kept": _kept(run, len(made)) if run.status == FAILED else "",
         "field_value": _field_value(run),
-        **(rollouts.context(request, run) if tab == "rollouts" else _tab_context(run, tab, names)),
+        **(OWN[tab][1](request, run) if tab in OWN else _tab_context(run, tab, names)),
     }
     return render(request, f"runs/{tab}.html", context)
 
@@ -71,10 +78,10 @@ def _tabs(run: Run, names: list[str], n_made: int) -> list[tuple[str, str, str, 
     counts = {"curves": len(names), "samples": run.samples.count(), "files": n_made}
     found = []
     for name in TABS:
-        if name == "rollouts" and run.kind not in KEEP_ROLLOUTS:
+        if name in OWN and run.kind not in OWN[name][0]:
             continue
         url = reverse("run", args=[run.pk]) if name == "overview" else reverse("run_tab", args=[run.pk, name])
-        found.append((name, name.capitalize(), url, counts.get(name)))
+        found.append((name, TITLES.get(name, name.capitalize()), url, counts.get(name)))
     return found
 
 
@@ -89,6 +96,7 @@ def _tab_context(run: Run, tab: str, names: list[str]) -> dict[str, Any]:
             "differences": runs.config_differences(run),
             "n_fields": len(run.config),
             "shards": _shards(run),
+            "helped": overoptimization.helped(run) if run.kind in CAN_OVEROPTIMIZE else "",
         }
     if tab == "curves":
         return {"plots": curves.all_plots(run, names)}
@@ -230,6 +238,11 @@ def cancel(request: HttpRequest, id: int) -> HttpResponse:
 
 
 @require_POST
+def finish(request: HttpRequest, id: int) -> HttpResponse:
+    return _done(request, id, services.finish, "Run {} ends after the step at hand, with what it has.")
+
+
+@require_POST
 def resume(request: HttpRequest, id: int) -> HttpResponse:
     return _done(request, id, services.resume, "Run {} goes on from its last saved state.")
 
@@ -284,6 +297,7 @@ def rename(request: HttpRequest, id: int) -> HttpResponse:
 urlpatterns = [
     path("runs/<int:id>", run, name="run"),
     path("runs/<int:id>/cancel", cancel, name="run_cancel"),
+    path("runs/<int:id>/finish", finish, name="run_finish"),
     path("runs/<int:id>/resume", resume, name="run_resume"),
     path("runs/<int:id>/clone", clone, name="run_clone"),
     path("runs/<int:id>/delete", delete, name="run_delete"),

@@ -210,6 +210,8 @@
     here.replaceWith(document.importNode(fresh, true));
     if (window.Plotly) Lab.drawAll(document.getElementById(id));
   }
+  // A part that stands on some metrics says by which names they begin.
+  on("metrics", (all) => document.querySelectorAll("[data-fresh]").forEach((part) => { if (Object.keys(all).some((name) => name.startsWith(part.dataset.fresh))) freshen(part.id); }));
   if (document.getElementById("shards")) setInterval(() => freshen("shards"), 2500);
   on("figures", (all) => {
     const titles = [...document.querySelectorAll("#figures h2")].map((heading) => heading.textContent);
