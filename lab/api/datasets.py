@@ -10,6 +10,7 @@ from ninja.errors import HttpError
 from pydantic import Field, ValidationError, model_validator
 
 from core_ml.artifact import Folder
+from core_ml.errors import UserError
 from core_ml.feedback.sets.exporting import SUFFIXES, ExportForm
 from lab.api.artifacts import ArtifactOut, ArtifactWhole, find
 from lab.api.base import ArtifactId, Given, Limit, Offset, Page, Words, answers, page
@@ -19,6 +20,7 @@ from lab.errors import FieldError, Invalid
 from lab.models import Artifact
 from lab.queries import artifacts as artifact_queries
 from lab.queries import rows as row_queries
+from lab.queries import set_agreement
 from lab.services import artifacts, sets
 from lab.services import datasets as services
 from lab.services.forms import SCHEMAS
@@ -156,6 +158,22 @@ def dataset_rows(
     """Rows in the order of the files, or those in which `q` stands; long texts are shortened."""
     found = row_queries.page(find(id, "dataset"), offset=offset, limit=limit, q=q or "")
     return {"items": found.items, "count": found.count, "cut": found.cut}
+
+
+@router.get("/{id}/agreement", response=answers(dict[str, Any]))
+def dataset_agreement(request: HttpRequest, id: ArtifactId) -> dict[str, Any]:
+    """How far those agree who ranked a dataset: by pairs with and without ties, alpha, each labeler, each flag.
+
+    People are held against people; programs that ranked the same groups are held against them in `judges`.
+    """
+    dataset = find(id, "dataset")
+    if dataset.form != "rankings":
+        raise Invalid([FieldError("id", f"{dataset.name} holds {dataset.form}: only rankings can agree")])
+    try:
+        found = set_agreement.of(dataset)
+    except UserError as error:
+        raise Invalid([FieldError("id", error.message)]) from error
+    return found | {"finding": set_agreement.finding(found)}
 
 
 @router.get("/{id}/export", response=answers(None))

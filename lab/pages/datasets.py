@@ -17,7 +17,7 @@ from core_ml.tokenizer import inspect
 from lab.errors import Conflict, Invalid
 from lab.models import Artifact
 from lab.pages import funnel, lineage
-from lab.queries import artifacts, crawl, rows, tokenizers
+from lab.queries import artifacts, crawl, rows, set_agreement, tokenizers
 from lab.queries.lineage import exported_from
 from lab.services import datasets as services
 
@@ -32,6 +32,7 @@ ABOUT = {
     "rollouts": "Several answers of a model to each prompt, as it sampled them.",
     "rankings": "Answers put in order, best first: what a reward model learns to imitate.",
 }
+N_LABELERS = 40
 COUNTS = ("n_rows", "n_documents", "n_conversations", "n_problems", "n_groups", "rankings", "n_pages", "rows")
 
 
@@ -75,26 +76,31 @@ def datasets(request: HttpRequest) -> HttpResponse:
 
 
 def _bring(request: HttpRequest) -> Artifact:
-    """A dataset from an uploaded file or from an address. Raises Invalid."""
+    """A dataset from an uploaded file, the files of one preference set, or an address. Raises Invalid."""
     name, form = request.POST.get("name", "").strip()[:200], request.POST.get("form") or None
     if url := request.POST.get("url", "").strip():
         return services.import_url(url, name=name, form=form, account=request.user)
-    if (file := request.FILES.get("file")) is None:
+    files = request.FILES.getlist("file")
+    if not files:
         raise UserError("no file was chosen: choose a JSONL or Parquet file, or give an address")
     # The upload handler of the settings keeps every upload in a file of its own.
-    stored = Path(file.temporary_file_path())
-    return services.import_upload(stored, file.name, name=name, form=form, account=request.user)
+    stored = [(Path(file.temporary_file_path()), file.name) for file in files]
+    return services.import_uploads(stored, name=name, form=form, account=request.user)
 
 
 def dataset(request: HttpRequest, id: str) -> HttpResponse:
     artifact = _get(id)
     is_crawl = crawl.is_crawl(artifact)
     view = request.GET.get("view", "funnel" if is_crawl else "rows")
-    if view not in ("funnel", "rows", "files") or (view == "funnel" and not is_crawl):
+    is_ranked = artifact.form == "rankings"
+    known = {"rows": True, "files": True, "funnel": is_crawl, "agreement": is_ranked}
+    if not known.get(view):
         raise Http404
     title = "Documents" if is_crawl else "Windows" if artifact.form == "tokens" else "Rows"
     count = None if artifact.form == "tokens" else n_rows(artifact)
     tabs = [("rows", title, count), ("files", "Files", len(artifact.manifest.get("files", [])))]  # fmt: skip
+    if is_ranked:
+        tabs.insert(1, ("agreement", "Agreement", None))
     if is_crawl:
         tabs.insert(0, ("funnel", "Where the pages went", None))
     context: dict[str, Any] = {
@@ -111,9 +117,31 @@ def dataset(request: HttpRequest, id: str) -> HttpResponse:
     }
     if view == "rows":
         context |= _rows(request, artifact)
+    elif view == "agreement":
+        context |= _agreement(artifact)
     elif view == "funnel":
         context |= funnel.context(request, artifact)
     return render(request, f"datasets/{view}.html", context)
+
+
+def _agreement(artifact: Artifact) -> dict[str, Any]:
+    """Each labeler's agreement and reliability in one row, those with most rankings first."""
+    try:
+        found = set_agreement.of(artifact)
+    except UserError as error:
+        return {"problem": f"{error.message}."}
+    reliability = {one["labeler"]: one["reliability"] for one in found.get("reliability", [])}
+    labelers = [
+        one | {"reliability": reliability.get(one["labeler"])} for one in found["agreement"]["labelers"]
+    ]
+    return {
+        "found": found,
+        "finding": set_agreement.finding(found),
+        "people": found["agreement"]["among"] == "people",
+        "labelers": labelers[:N_LABELERS],
+        "n_more": max(0, found["agreement"]["n_labelers"] - N_LABELERS),
+        "judges": found.get("judges", []),
+    }
 
 
 _STAGES = {"pages": "pages", "documents": "pages", "tokens": "tokens"}

@@ -83,3 +83,22 @@ def test_what_is_missing_or_wrong_is_named_with_the_mend(api):
 def test_strangers_and_labelers_stay_out(api):
     for role, status in ((None, 401), ("labeler", 403)):
         assert upload(api(role), ("crowd.jsonl", VOTES), ("pairs.jsonl", PAIRS)).status_code == status
+
+
+def test_the_page_takes_all_files_of_a_set_at_once(browser):
+    page = browser().get("/datasets").content.decode()
+    assert 'name="file" multiple' in page
+    parts = [
+        SimpleUploadedFile(name, lines(rows))
+        for name, rows in (("crowd.jsonl", VOTES), ("pairs.jsonl", PAIRS))
+    ]
+    answer = browser().post("/datasets", {"file": parts, "name": "crowd"})
+    made = Artifact.objects.get()
+    assert answer.status_code == 302 and answer.url == f"/datasets/{made.pk}"
+    assert (made.name, made.summary["set"], made.summary["rankings"]) == ("crowd", "LLMFAO", 3)
+    alone = browser().post("/datasets", {"file": [SimpleUploadedFile("crowd.jsonl", lines(VOTES))]})
+    assert (
+        alone.status_code == 422 and "bring its folder, or all of its files at once" in alone.content.decode()
+    )
+    none = browser().post("/datasets", {"name": "nothing"})
+    assert none.status_code == 422 and "no file was chosen" in none.content.decode()
