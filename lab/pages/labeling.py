@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Artifact, Project, Ranking, Run
-from lab.pages import label_settings
+from lab.pages import label_course, label_settings
 from lab.pages.label_decide import decide
 from lab.pages.orders import duel
 from lab.pages.ranking import label, label_project
@@ -78,6 +78,7 @@ def _shown(request: HttpRequest, project: Project, values: Any = None, errors: A
         "agreement": agreed,
         "enough": agreed["groups"] >= agreement.MIN_GROUPS,
         "half": (agreed["high"] - agreed["low"]) / 2 if agreed["high"] is not None else None,
+        "course": label_course.drawn(agreement.course(project), agreed["agreement"]),
         "labelers": parts,
         "hurried": _hurried(parts),
         "n_simulated": sum(one["simulated"] for one in done["labelers"]),

@@ -5,13 +5,16 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from django.db.models import Count, Max
 
-from core_ml.feedback.agreement import Agreement, Judgement
+from core_ml.evaluation.statistics import clustered
+from core_ml.feedback.agreement import OPPOSITE, SAME, Agreement, Judgement, compared, places, verdicts
 from lab.models import Account, Group, Project, Ranking
 from lab.queries.labeling import ORDINARY
 
 N_DISPUTES = 20
+N_PARTS = 8
 MIN_GROUPS = 5
 """Fewer groups ranked by two people say nothing about how much they agree."""
 
@@ -23,22 +26,35 @@ def of(project: Project) -> dict[str, Any]:
     chance), with `low` and `high` at 95 %; `with_ties` takes a tie for a third verdict; `alpha` is Krippendorff's,
     ordinal; `tau_b` is the mean of Kendall's. `labelers`, `between` and `flags` hold those of each.
     """
-    state = Ranking.objects.filter(ORDINARY, group__project=project).aggregate(n=Count("pk"), last=Max("pk"))
     n_settled = project.groups.filter(settled__isnull=False).count()
-    # The page asks every few seconds; nothing changes without a new ranking, or one taken back.
-    return _measured(project.pk, str(project.created), state["n"], state["last"] or 0, n_settled)
+    return _measured(*_state(project), n_settled)
+
+
+def course(project: Project) -> list[dict[str, Any]]:
+    """Agreement as the rankings came in: of up to N_PARTS equal parts of the groups that two labelers ranked.
+
+    Groups stand in the order in which they were ranked a second time. Each part says which of them it holds (`first`,
+    `last`), the share of pairs alike among those that both put in an order, its 95 % interval over groups, and
+    whether that leaves out the agreement of all (`apart`). None where there are too few groups to tell parts apart.
+    """
+    return _course(*_state(project))
+
+
+def _state(project: Project) -> tuple[int, str, int, int]:
+    """What the measures hang on: the page asks every few seconds, and nothing changes without a new ranking."""
+    state = Ranking.objects.filter(ORDINARY, group__project=project).aggregate(n=Count("pk"), last=Max("pk"))
+    return project.pk, str(project.created), state["n"], state["last"] or 0
 
 
 @lru_cache(maxsize=32)
 def _measured(project: int, created: str, n: int, last: int, n_settled: int) -> dict[str, Any]:
     counted = Agreement()
     lowest: list[tuple[float, int, dict[str, Any]]] = []
-    doubly = Ranking.objects.filter(ORDINARY, group__project=project).values("group")
-    doubly = doubly.annotate(n=Count("pk")).filter(n__gte=2)
-    rankings = Ranking.objects.filter(ORDINARY, group__in=doubly.values("group")).order_by("group", "id")
-    rows = rankings.values_list(
-        "group", "group__settled", "labeler__username", "order", "all_bad", "flags"
-    ).iterator()
+    rows = (
+        _compared_rankings(project)
+        .values_list("group", "group__settled", "labeler__username", "order", "all_bad", "flags")
+        .iterator()
+    )
     for group, found in groupby(rows, key=lambda row: row[0]):
         said = list(found)
         judgements = [
@@ -51,6 +67,39 @@ def _measured(project: int, created: str, n: int, last: int, n_settled: int) -> 
         entry = (-tau, -group, {name: order for _, _, name, order, _, _ in said})
         (heapq.heappush if len(lowest) < N_DISPUTES else heapq.heappushpop)(lowest, entry)
     return _laid_out(counted.result(), sorted(lowest, key=lambda one: (-one[0], -one[1])))
+
+
+def _compared_rankings(project: int) -> Any:
+    """Rankings of the groups that two labelers ranked, a group's together."""
+    doubly = Ranking.objects.filter(ORDINARY, group__project=project).values("group")
+    doubly = doubly.annotate(n=Count("pk")).filter(n__gte=2)
+    return Ranking.objects.filter(ORDINARY, group__in=doubly.values("group")).order_by("group", "id")
+
+
+@lru_cache(maxsize=32)
+def _course(project: int, created: str, n: int, last: int) -> list[dict[str, Any]]:
+    groups: list[tuple[int, list[float]]] = []
+    rows = _compared_rankings(project).values_list("group", "pk", "order").iterator()
+    for _, found in groupby(rows, key=lambda row: row[0]):
+        said = list(found)
+        n_answers = sum(len(tied) for tied in said[0][2])
+        ways = compared(verdicts(np.stack([places(order, n_answers) for *_, order in said])))
+        alike, apart = (round(ways[kind][np.triu_indices(len(said), 1)].sum()) for kind in (SAME, OPPOSITE))
+        groups.append((said[1][1], [1.0] * alike + [0.0] * apart))  # compared since its second ranking
+    outcomes = [pairs for _, pairs in sorted(groups)]
+    n_parts = min(N_PARTS, len(outcomes) // MIN_GROUPS)
+    whole = clustered(outcomes)
+    if n_parts < 2 or whole is None:
+        return []
+    parts = []
+    for part in range(n_parts):
+        first, end = (len(outcomes) * edge // n_parts for edge in (part, part + 1))
+        share = clustered(outcomes[first:end])
+        if share is not None:
+            apart_from_all = share.high < whole.value or share.low > whole.value
+            ends = {"value": share.value, "low": share.low, "high": share.high, "apart": apart_from_all}
+            parts.append({"first": first + 1, "last": end, **ends})
+    return parts
 
 
 def _laid_out(result: dict[str, Any], lowest: list[tuple[float, int, dict[str, Any]]]) -> dict[str, Any]:

@@ -146,3 +146,30 @@ def test_a_repeated_group_measures_agreement_with_oneself(tmp_home, lea):
     for at, (group, round) in enumerate(order):
         if round:
             assert at - order.index((group, 0)) > 5
+
+
+def test_agreement_is_told_in_parts_as_the_rankings_came_in(tmp_home, lea, lou, browser):
+    """Twenty groups: alike in the first ten, opposite in the last ten; of each group all 6 pairs count."""
+    found = services.create_project("p", making.rollouts(20), rankings_per_group=2)
+    for i in range(20):
+        group = found.groups.get(index=i)
+        backwards = BEST_FIRST if i < 10 else BEST_FIRST[::-1]
+        # The second ranking of a group counts its time: those of the later groups are handed in first.
+        Ranking.objects.create(group=group, labeler=lea, order=BEST_FIRST)
+        Ranking.objects.create(group=group, labeler=lou, order=backwards)
+    parts = agreement.course(found)
+    assert [(part["first"], part["last"], part["value"]) for part in parts] == [
+        (1, 5, 1.0), (6, 10, 1.0), (11, 15, 0.0), (16, 20, 0.0),
+    ]  # fmt: skip
+    assert all(part["apart"] for part in parts)
+    page = browser().get(f"/labeling/{found.pk}").content.decode()
+    assert "4 of 4 parts stand apart from the whole" in page and page.count('class="dot-people"') >= 4
+    # A ranking that comes later moves its group to the end, however early its number is.
+    Ranking.objects.filter(group__project=found, group__index=0).last().delete()
+    Ranking.objects.create(group=found.groups.get(index=0), labeler=lou, order=BEST_FIRST)
+    assert [part["value"] for part in agreement.course(found)] == [1.0, 0.8, 0.0, pytest.approx(0.2)]
+
+
+def test_too_few_groups_tell_no_parts_apart(tmp_home, project, lea, lou, browser):
+    assert agreement.course(project) == []
+    assert "Ten groups that two labelers ranked" in browser().get(f"/labeling/{project.pk}").content.decode()
