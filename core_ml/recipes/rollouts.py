@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.errors import UserError
 from core_ml.events import Event, Figure, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -23,6 +24,12 @@ SAMPLING = "Sampling"
 class RolloutsConfig(RecipeConfig):
     n_prompts: int = setting(700, "Prompts to answer; fewer when the dataset has fewer.", ge=1, le=1_000_000)
     n_completions: int = setting(6, "Answers to each prompt: one group to rank.", ge=1, le=64)
+    skip_prompts: int = setting(
+        0,
+        "Prompts passed over first, in the order of the seed: those that an earlier run has had answered.",
+        ge=0,
+        le=1_000_000,
+    )
     max_new_tokens: int = setting(48, "An answer is cut off here.", unit="tokens", ge=1, le=8192)
     temperature: float = setting(
         1.0, "1 samples as the model believes, lower is safer, 0 always takes the likeliest.", ge=0, le=5
@@ -58,7 +65,14 @@ def run(config: RolloutsConfig, workspace: Workspace) -> Iterator[Event]:
     yield Resumed(done * CHUNK if done else -1)
     use_threads(config.threads)
     model, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
-    prompts = read_prompts(workspace.input("problems"), config.seed)[: config.n_prompts]
+    prompts = read_prompts(workspace.input("problems"), config.seed)
+    if config.skip_prompts >= len(prompts):
+        raise UserError(
+            f"there are {len(prompts)} prompts and skip_prompts passes over {config.skip_prompts}: lower it or choose "
+            "more problems",
+            field="skip_prompts",
+        )
+    prompts = prompts[config.skip_prompts : config.skip_prompts + config.n_prompts]
     n_chunks = -(-len(prompts) // CHUNK)
     yield Progress(min(done * CHUNK, len(prompts)), len(prompts), "prompts", "sampling")
     for number in range(done, n_chunks):
@@ -107,11 +121,12 @@ def _sample(
         # So that a request to stop is heard within a chunk of large models too.
         yield Progress(number * CHUNK, config.n_prompts, "prompts", "sampling")
     rows = []
+    first = config.skip_prompts + number * CHUNK  # so that no id stands for two prompts of one seed
     for i, prompt in enumerate(prompts):
         group = completions[i * n : (i + 1) * n]
         rows.append(
             {
-                "group_id": f"g{number * CHUNK + i:06d}",
+                "group_id": f"g{first + i:06d}",
                 "prompt": prompt.text,
                 "completions": [tokenizer.decode(completion.ids) for completion in group],
                 "logprobs": [completion.logprobs for completion in group],

@@ -102,6 +102,22 @@ def test_another_seed_draws_other_prompts_and_answers(tmp_path, inputs):
     ]
 
 
+def test_a_second_run_answers_the_prompts_that_the_first_left_under_ids_of_their_own(tmp_path, inputs):
+    list(run(SMALL, workspace(tmp_path / "first", inputs)))
+    list(run(SMALL.model_copy(update={"skip_prompts": 10}), workspace(tmp_path / "second", inputs)))
+    first, second = rows_of(tmp_path / "first"), rows_of(tmp_path / "second")
+    assert (len(first), len(second)) == (10, 4)  # of 14 prompts
+    for name in ("prompt", "group_id"):
+        assert not {row[name] for row in first} & {row[name] for row in second}
+
+
+def test_passing_over_all_prompts_is_refused_by_the_field_that_mends_it(tmp_path, inputs):
+    config = SMALL.model_copy(update={"skip_prompts": 14})
+    with pytest.raises(UserError, match="there are 14 prompts and skip_prompts passes over 14") as refused:
+        list(run(config, workspace(tmp_path, inputs)))
+    assert refused.value.field == "skip_prompts"
+
+
 def test_plain_prompts_do_as_well_and_are_judged_by_nobody(tmp_path, inputs):
     prompts = write_dataset(tmp_path, "prompts", [{"prompt": "Write a poem."}, {"prompt": "Write a poem."}])
     events = list(run(SMALL, workspace(tmp_path, {**inputs, "problems": prompts})))
