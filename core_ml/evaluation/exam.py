@@ -1,7 +1,7 @@
 """Held-out problems and a model's answers to them: greedily, sampled, and from examples as plain text."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core_ml import artifact
@@ -32,6 +32,9 @@ class Answer:
     correct: bool = False
     liked: bool | None = None
     reward: float | None = None
+    """By the one reward model, or the last of several: the newest."""
+    earlier_rewards: list[float] = field(default_factory=list)
+    """By those before it."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -34,8 +34,9 @@ class Candidate:
             return None
         return [float(bool(value)) for value in values]
 
-    def rewards(self, mode: str) -> list[float] | None:
-        values = [answer.reward for answer in self.answers[mode]]
+    def rewards(self, mode: str, judge: int = -1) -> list[float] | None:
+        """What one of the reward models says, by its place among those given; the last by default."""
+        values = [[*answer.earlier_rewards, answer.reward][judge] for answer in self.answers[mode]]
         return None if None in values else [value for value in values if value is not None]
 
     def best_at_problems(self) -> tuple[str, list[float]]:
@@ -49,8 +50,13 @@ def share(values: Sequence[float]) -> Share:
     return wilson(sum(values), len(values))
 
 
-def headline(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """accuracy_chat, accuracy_chat_sampled, liked_chat, reward_chat, bits_per_byte_chat and so on."""
+def headline(candidates: Sequence[Candidate], judges: Sequence[str] = ()) -> dict[str, Any]:
+    """accuracy_chat, accuracy_chat_sampled, liked_chat, reward_chat, bits_per_byte_chat and so on.
+
+    Args:
+        judges: names of the reward models; of several, each one's mean reward of each model's greedy answers stands in
+            `rewards`, in the order of the models.
+    """
     values: dict[str, Any] = {}
     for candidate in candidates:
         for mode in candidate.answers:
@@ -62,7 +68,17 @@ def headline(candidates: Sequence[Candidate]) -> dict[str, Any]:
                 values[f"reward_{suffix}"] = round(sum(rewards) / len(rewards), 4)
         if candidate.bits_per_byte is not None:
             values[f"bits_per_byte_{candidate.key}"] = round(candidate.bits_per_byte, 4)
+    if len(judges) > 1:
+        values["rewards"] = [
+            {"judge": judge, "means": [_mean_reward(candidate, "greedy", place) for candidate in candidates]}
+            for place, judge in enumerate(judges)
+        ]
     return values
+
+
+def _mean_reward(candidate: Candidate, mode: str, judge: int) -> float | None:
+    rewards = candidate.rewards(mode, judge) if mode in candidate.answers else None
+    return None if rewards is None else round(sum(rewards) / len(rewards), 2)
 
 
 def by_task(candidate: Candidate, mode: str, exam: Exam) -> dict[str, Share]:
@@ -72,8 +88,10 @@ def by_task(candidate: Candidate, mode: str, exam: Exam) -> dict[str, Share]:
     return {task: share(values) for task, values in found.items()}
 
 
-def figures(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str) -> Iterator[Event]:
-    yield _table(candidates, exam, step, finding)
+def figures(
+    candidates: Sequence[Candidate], exam: Exam, step: int, finding: str, judges: Sequence[str] = ()
+) -> Iterator[Event]:
+    yield _table(candidates, exam, step, finding, judges)
     accuracy, liked = {}, {}
     for mode in ("greedy", "sampled"):
         sat = [c for c in candidates if mode in c.answers]
@@ -112,8 +130,11 @@ def figures(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str
     )
 
 
-def _table(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str) -> Figure:
+def _table(
+    candidates: Sequence[Candidate], exam: Exam, step: int, finding: str, judges: Sequence[str]
+) -> Figure:
     tasks = list(exam.shots)
+    by_judge = [f"reward by {judge}" for judge in judges] if len(judges) > 1 else ["reward"]
     columns = [
         "model",
         "answers",
@@ -121,7 +142,7 @@ def _table(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str)
         "low",
         "high",
         "liked",
-        "reward",
+        *by_judge,
         "tokens",
         "bits per byte",
         *tasks,
@@ -130,14 +151,15 @@ def _table(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str)
     for candidate in candidates:
         for mode, answers in candidate.answers.items():
             total, parts = share(candidate.correct(mode)), by_task(candidate, mode, exam)
-            liked, rewards = candidate.liked(mode), candidate.rewards(mode)
+            liked = candidate.liked(mode)
+            few_shot = mode == "few-shot"  # which no reward model scores
             rows.append(
                 [
                     candidate.name,
                     mode,
                     *(round(value, 3) for value in (total.value, total.low, total.high)),
                     None if liked is None else round(share(liked).value, 3),
-                    None if rewards is None else round(sum(rewards) / len(rewards), 2),
+                    *(None if few_shot else _mean_reward(candidate, mode, k) for k in range(len(by_judge))),
                     round(sum(len(answer.logprobs) for answer in answers) / len(answers), 1),
                     None if candidate.bits_per_byte is None else round(candidate.bits_per_byte, 3),
                     *(round(parts[task].value, 3) if task in parts else None for task in tasks),
@@ -146,8 +168,12 @@ def _table(candidates: Sequence[Candidate], exam: Exam, step: int, finding: str)
     return Figure("report_card", step, "Report card", {"columns": columns, "rows": rows}, finding)
 
 
-def findings(candidates: Sequence[Candidate], exam: Exam) -> list[str]:
-    """What each model improved over the one before it, and what it did not, by paired differences."""
+def findings(candidates: Sequence[Candidate], exam: Exam, judges: Sequence[str] = ()) -> list[str]:
+    """What each model improved over the one before it, and what it did not, by paired differences.
+
+    Args:
+        judges: names of the reward models, told where there are several.
+    """
     sentences = []
     n = len(exam.problems)
     for before, after in pairwise(candidates):
@@ -162,12 +188,16 @@ def findings(candidates: Sequence[Candidate], exam: Exam) -> list[str]:
             if liked is not None and likes is not None:
                 what = f"the share of its {way} answers that the stated preference likes"
                 sentences.append(_change(f"From {before.name} to {after.name}", what, liked, likes))
-        rewards, reward = (c.rewards("greedy") if "greedy" in c.answers else None for c in (before, after))
-        if rewards is not None and reward is not None:
-            what = "the mean reward of its greedy answers"
-            sentences.append(
-                _change(f"From {before.name} to {after.name}", what, rewards, reward, percent=False)
+        for place in range(max(1, len(judges))):
+            rewards, reward = (
+                c.rewards("greedy", place) if "greedy" in c.answers else None for c in (before, after)
             )
+            if rewards is not None and reward is not None:
+                by = f" by {judges[place]}" if len(judges) > 1 else ""
+                what = f"the mean reward{by} of its greedy answers"
+                sentences.append(
+                    _change(f"From {before.name} to {after.name}", what, rewards, reward, percent=False)
+                )
         if before.bits_per_byte and after.bits_per_byte:
             worse = after.bits_per_byte > before.bits_per_byte
             sentences.append(

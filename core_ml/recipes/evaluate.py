@@ -11,7 +11,7 @@ from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
-    from core_ml.artifact import Folder
+    from core_ml.artifact import Folder, Manifest
     from core_ml.evaluation.exam import Exam
     from core_ml.evaluation.report import Candidate
 
@@ -50,7 +50,7 @@ def run(config: EvaluateConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.model.device import use_threads
 
     folders = workspace.inputs("checkpoints")
-    names = _names(folders)
+    names, judges = _names(folders), _names(workspace.inputs("reward"), "reward")
     units = [(i, mode) for i, folder in enumerate(folders) for mode in _modes(config, folder)]
     done = sum(workspace.read_json(_note(*unit)) is not None for unit in units)
     yield Resumed(done or -1)
@@ -63,17 +63,17 @@ def run(config: EvaluateConfig, workspace: Workspace) -> Iterator[Event]:
         yield Progress(step - 1, len(units), "exams", f"{names[i]}: {mode}")
         yield from _examine(config, workspace, candidates[i], i, mode, exam, step)
         yield Progress(step, len(units), "exams", f"{names[i]}: {mode}")
-    sentences = findings(candidates, exam)
+    sentences = findings(candidates, exam, judges)
     summary: dict[str, Any] = {
         "n_rows": len(folders) * len(exam.problems),
         "n_problems": len(exam.problems),
         "n_models": len(folders),
         "models": names,
-        **headline(candidates),
+        **headline(candidates, judges),
         "findings": sentences,
     }
     yield from _publish(workspace, candidates, exam, summary)
-    yield from figures(candidates, exam, len(units), sentences[0] if sentences else "")
+    yield from figures(candidates, exam, len(units), sentences[0] if sentences else "", judges)
     yield Summary(summary)
 
 
@@ -87,18 +87,32 @@ def _note(number: int, mode: str) -> str:
     return f"exam-{number:03d}-{mode}.json"
 
 
-def _names(folders: Sequence["Folder"]) -> list[str]:
-    """The shortest that tell the models apart: role, else name, else name and id.
+def _names(folders: Sequence["Folder"], field: str = "checkpoints") -> list[str]:
+    """The shortest that tell checkpoints apart: role (of models that are examined), else name, else name and id.
 
-    Raises: UserError when one model is given twice.
+    Raises: UserError when one is given twice.
     """
     manifests = [folder.manifest for folder in folders]
     if len({m.id for m in manifests}) < len(manifests):
-        raise UserError("one checkpoint is given twice: leave one of them out", field="checkpoints")
-    for names in ([m.role or "" for m in manifests], [m.name for m in manifests]):
+        raise UserError("one checkpoint is given twice: leave one of them out", field=field)
+    by_name = [m.name for m in manifests]
+    for names in (_roles(manifests), by_name) if field == "checkpoints" else (by_name,):
         if len(set(names)) == len(names) and all(names):
             return names
     return [f"{m.name} {m.id}" for m in manifests]
+
+
+def _roles(manifests: Sequence["Manifest"]) -> list[str]:
+    """The role of each, numbered where it came out of the one of its role before: aligned, aligned 2."""
+    turns: dict[str, tuple[str, int]] = {}
+    names = []
+    for manifest in manifests:
+        role = manifest.role or ""
+        before, turn = turns.get(role, ("", 1))
+        turn += any(before in ids for ids in manifest.origin.inputs.values())
+        turns[role] = manifest.id, turn
+        names.append(role if turn == 1 else f"{role} {turn}")
+    return names
 
 
 def _examine(
@@ -158,10 +172,10 @@ def _examine(
 def _score(workspace: Workspace, exam: "Exam", answers: Sequence[Any]) -> None:
     from core_ml.feedback.reward_model import RewardModel
 
-    reward = RewardModel.load(workspace.input("reward"))
-    rewards = reward.score([problem.prompt for problem in exam.problems], [answer.text for answer in answers])
-    for answer, value in zip(answers, rewards, strict=True):
-        answer.reward = value
+    prompts, texts = [problem.prompt for problem in exam.problems], [answer.text for answer in answers]
+    *earlier, last = [RewardModel.load(folder).score(prompts, texts) for folder in workspace.inputs("reward")]
+    for place, answer in enumerate(answers):
+        answer.reward, answer.earlier_rewards = last[place], [rewards[place] for rewards in earlier]
 
 
 def _bits_per_byte(
@@ -265,7 +279,13 @@ RECIPE = Recipe(
             description="The models, in the order in which they came about.",
         ),
         "problems": Input("dataset", ("problems",), description="Held-out problems."),
-        "reward": Input("checkpoint", ("reward",), optional=True, description="Scores the answers as well."),
+        "reward": Input(
+            "checkpoint",
+            ("reward",),
+            optional=True,
+            many=True,
+            description="Scores the answers as well; several reward models in the order in which they came about.",
+        ),
         "documents": Input(
             "dataset", ("documents",), optional=True, many=True, description="Texts for bits per byte."
         ),

@@ -5,6 +5,7 @@ problem by problem; the interval of a difference then leaves out how hard the pr
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,9 @@ def of(checkpoint: Artifact) -> ReportCard | None:
             groups = _groups(run, answers.get(name, {}), answers.get(before, {}), name, before)
         except (KeyError, ValueError) as error:
             raise UserError(f"its rows are not those of a report: {error}") from error
-        findings = [one for one in run.summary.get("findings", []) if f" {name}" in one or f"{name} " in one]
+        # Of "aligned" nothing is said in a sentence about "aligned 2" alone.
+        about = re.compile(rf"(?<!\w){re.escape(name)}(?!\w| \d)")
+        findings = [one for one in run.summary.get("findings", []) if about.search(one)]
         before_artifact = given[places[0] - 1].artifact if before else None
         return ReportCard(
             run, name, before, before_artifact, groups, findings, [one for one in runs if one != run]

@@ -181,3 +181,40 @@ def test_two_models_of_one_role_are_told_apart_and_one_model_twice_is_refused(tm
     assert "accuracy_second_try" in summary
     with pytest.raises(UserError, match="given twice"):
         list(run(SMALL, workspace(tmp_path / "b", {**both, "checkpoints": [chat, chat]})))
+
+
+def test_a_model_that_came_out_of_another_of_its_role_is_numbered(tmp_path, inputs):
+    aligned = inputs["checkpoints"][2]
+    second = write_checkpoint(tmp_path, "aligned", 6)
+    second.manifest.id, second.manifest.name = "second-checkpoint", "second turn"
+    second.manifest.origin.inputs = {"checkpoint": [aligned.manifest.id]}
+    given = {"checkpoints": [*inputs["checkpoints"], second], "problems": inputs["problems"]}
+    summary = [e for e in run(SMALL, workspace(tmp_path, given)) if isinstance(e, Summary)][-1].values
+    assert summary["models"] == ["base", "chat", "aligned", "aligned 2"]
+    assert "liked_aligned_2" in summary
+
+
+def test_each_of_two_reward_models_scores_every_answer_and_the_last_is_the_headline(tmp_path, inputs):
+    newer = write_checkpoint(tmp_path, "reward", 10, value_head=True)
+    newer.manifest.id, newer.manifest.name = "newer-checkpoint", "newer"
+    two = {"checkpoints": inputs["checkpoints"][:2], "problems": inputs["problems"]}
+    single = {}
+    for name, judge in (("reward", inputs["reward"]), ("newer", newer)):
+        events = run(SMALL, workspace(tmp_path / name, {**two, "reward": judge}))
+        summary = [event for event in events if isinstance(event, Summary)][-1].values
+        single[name] = [round(summary[f"reward_{role}"], 2) for role in ("base", "chat")]
+    events = list(run(SMALL, workspace(tmp_path / "both", {**two, "reward": [inputs["reward"], newer]})))
+    both = [event for event in events if isinstance(event, Summary)][-1].values
+    assert [(one["judge"], one["means"]) for one in both["rewards"]] == list(single.items())
+    assert single["reward"] != single["newer"]
+    assert [round(both[f"reward_{role}"], 2) for role in ("base", "chat")] == single["newer"]
+    said = " ".join(both["findings"])
+    assert "the mean reward by reward of its" in said and "the mean reward by newer of its" in said
+    card = next(e for e in events if isinstance(e, Figure) and e.name == "report_card").content
+    columns = {name: place for place, name in enumerate(card["columns"])}
+    greedy = [row for row in card["rows"] if row[columns["answers"]] == "greedy"]
+    for name in single:
+        assert [row[columns[f"reward by {name}"]] for row in greedy] == single[name]
+    # Exams that were sat before remember both scores.
+    again = list(run(SMALL, workspace(tmp_path / "both", {**two, "reward": [inputs["reward"], newer]})))
+    assert next(e for e in again if isinstance(e, Figure) and e.name == "report_card").content == card
