@@ -291,7 +291,8 @@ def _publish(
     counts: dict[str, Any],
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
-    from core_ml.feedback import orders, reward_figures, several
+    from core_ml.feedback import comparison, orders, reward_figures, several
+    from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.reward_report import figures, findings, headline, outcomes
 
     for member in scorer.members:
@@ -306,6 +307,11 @@ def _publish(
     found = outcomes(held_out, rewards)
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
     by_rankings = several.by_dataset(workspace.inputs("rankings"), parts, held_out, rewards)
+    earlier = workspace.input("earlier") if workspace.has("earlier") else None
+    if earlier:
+        before = _score_groups(RewardModel.load(earlier), held_out)
+        by_rankings = comparison.beside(by_rankings, parts, held_out, rewards, before)
+    beside = comparison.findings(by_rankings, earlier.manifest.name) if earlier else []
     summary = {
         **counts,
         "by_rankings": by_rankings,
@@ -316,7 +322,7 @@ def _publish(
         "reward_mean": scorer.mean,
         "reward_std": scorer.std,
         **headline(shares),
-        "findings": findings(shares, counts) + several.findings(by_rankings),
+        "findings": findings(shares, counts) + (beside or several.findings(by_rankings)),
     }
     if len(scorer.members) > 1:
         texts = [text for group in held_out for text in group.completions]
@@ -334,6 +340,8 @@ def _publish(
     yield from reward_figures.figures(held_out, rewards, scorer.std, step)
     if curve and "all" in shares:
         yield reward_figures.learning_curve([*curve, (len(trainer.groups), shares["all"])], step)
+    if earlier:
+        yield comparison.figure(by_rankings, earlier.manifest.name, step)
     yield Summary(summary)
 
 
@@ -375,6 +383,12 @@ RECIPE = Recipe(
             many=True,
             description="What labelers preferred. Of several, what is held out of the first stays held out, whatever "
             "is added.",
+        ),
+        "earlier": Input(
+            "checkpoint",
+            ("reward",),
+            optional=True,
+            description="An earlier reward model, only measured beside the new one on the rankings held out.",
         ),
     },
     makes={"checkpoint": Output("checkpoint", "reward", description="The reward model.")},
