@@ -28,7 +28,7 @@ def worth(look: dict[str, Any], judge: str) -> list[float]:
 
 
 def wins(before: dict[str, Any], after: dict[str, Any], judge: str) -> list[float]:
-    """For each prompt 1 where the answer is better than the chat model's, 0 where it is worse, else 0.5."""
+    """For each prompt 1 where the answer is better than the model's at the start, 0 where it is worse, else 0.5."""
     pairs = zip(worth(before, judge), worth(after, judge), strict=True)
     return [0.5 if a == b else float(b > a) for a, b in pairs]
 
@@ -44,14 +44,14 @@ def stopped_improving(watched: Sequence[dict[str, Any]]) -> tuple[int, str]:
     step, last = watched[stop]["step"], watched[-1]["step"]
     by = f"by {GOLD[judge]}"
     if stop == 0:
-        said = f"Judged {by}, answers to prompts kept aside never became better than the chat model's by more than chance."
+        said = f"Judged {by}, answers to prompts kept aside never became better than those at the start by more than chance."
     elif stop == len(watched) - 1:
         said = (
-            f"Judged {by}, the win rate against the chat model was still rising at the last step ({rates[-1]:.0%}): "
+            f"Judged {by}, the win rate against the start was still rising at the last step ({rates[-1]:.0%}): "
             "a longer run may help."
         )
     else:
-        said = f"The win rate against the chat model {by} stopped improving at step {step} of {last} ({rates[stop]:.0%})."
+        said = f"The win rate against the start {by} stopped improving at step {step} of {last} ({rates[stop]:.0%})."
     if _beats(won[-1], won[best]):
         said += f" It fell to {rates[-1]:.0%} by the end: the checkpoint of step {watched[best]['step']} is the better one."
     return step, said

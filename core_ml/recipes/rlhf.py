@@ -45,10 +45,8 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     yield resumed(workspace)
     use_threads(config.threads)
     torch.manual_seed(config.seed)
-    start = workspace.input("checkpoint").path
-    chat, tokenizer = checkpoint.load(start)
-    policy, _ = checkpoint.load(start)
-    chat.requires_grad_(False)
+    policy, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
+    chat = _reference(workspace, tokenizer)
     models = {name: [RewardModel.load(one) for one in workspace.inputs(name)] for name in ("reward", "gold")}
     for model in (*models["reward"], *models["gold"]):
         model.model.requires_grad_(False)
@@ -122,6 +120,22 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     )
     yield from loop.run(workspace)
     yield from _publish(config, workspace, policy, tokenizer, notes)
+
+
+def _reference(workspace: Workspace, tokenizer: "Tokenizer") -> "GPT":
+    """What KL is measured to: the model given as such, or a second copy of the one that practises."""
+    from core_ml.errors import UserError
+    from core_ml.model import checkpoint
+
+    given = workspace.input("reference" if workspace.has("reference") else "checkpoint")
+    reference, its = checkpoint.load(given.path)
+    if its.token_bytes != tokenizer.token_bytes:
+        raise UserError(
+            f"{given.manifest.name} reads with another tokenizer than the model that practises, and KL compares the two "
+            "token by token: choose a reference of the same tokenizer",
+            field="reference",
+        )
+    return reference.requires_grad_(False)
 
 
 def _watch(
@@ -239,7 +253,17 @@ RECIPE = Recipe(
         "checkpoint": Input(
             "checkpoint",
             ("chat", "aligned"),
-            description="The chat model, which is also what KL is measured to.",
+            description="The chat model, which is also what KL is measured to unless a reference is given.",
+        ),
+        "reference": Input(
+            "checkpoint",
+            ("chat", "aligned"),
+            optional=True,
+            # As in InstructGPT, where every round of feedback is pulled to the one supervised model.
+            description=(
+                "What KL is measured to where an aligned model goes on practising: the chat model that it came from, "
+                "or the distance of each turn would add up unseen (Ouyang et al. 2022, arXiv:2203.02155)."
+            ),
         ),
         "reward": Input(
             "checkpoint",
@@ -321,10 +345,10 @@ RECIPE = Recipe(
         ),
         Measure(
             "val_win_rate",
-            "Wins against the chat model",
+            "Wins against the start",
             "share",
             "higher",
-            "Greedy answers to prompts kept aside.",
+            "Greedy answers to prompts kept aside, before and after practice.",
         ),
         Measure("val_liked", "Liked, on prompts kept aside", "share", "higher", "Greedy answers."),
         Measure("correct", "Correct", "share", "higher"),

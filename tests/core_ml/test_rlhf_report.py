@@ -82,7 +82,7 @@ def test_it_says_when_the_win_rate_stopped_improving():
     step, said = stopped_improving(looks)
     assert step == 10
     assert said == (
-        "The win rate against the chat model by the reward model itself stopped improving at step 10 of 20 (98%)."
+        "The win rate against the start by the reward model itself stopped improving at step 10 of 20 (98%)."
     )
 
 
@@ -92,14 +92,14 @@ def test_it_says_when_practice_did_harm_in_the_end():
     step, said = stopped_improving(looks)
     assert step == 5  # a gold model is believed rather than the reward model, which likes every step
     assert said == (
-        "The win rate against the chat model by a gold model stopped improving at step 5 of 10 (100%). It fell to 0% by "
+        "The win rate against the start by a gold model stopped improving at step 5 of 10 (100%). It fell to 0% by "
         "the end: the checkpoint of step 5 is the better one."
     )
 
 
 def test_a_run_that_never_helped_and_one_that_still_helps_are_told_apart():
     assert stopped_improving([look(0, [0.0] * 9), look(5, [0.0] * 9)])[1].endswith(
-        "never became better than the chat model's by more than chance."
+        "never became better than those at the start by more than chance."
     )
     rising = [look(0, [0.0] * 40), look(5, [1.0] * 20 + [0.0] * 20), look(10, [1.0] * 40)]
     assert "still rising at the last step (100%)" in stopped_improving(rising)[1]
