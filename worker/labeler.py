@@ -44,16 +44,19 @@ def rank(prompt: str, completions: list[str], cut_off: list[bool], chance: rando
 def wanted() -> Tour | None:
     """A tour that waits for rankings and has no simulated labeler at work."""
     silent = Q(labeler_beat=None) | Q(labeler_beat__lt=timezone.now() - SILENT)
-    return Tour.objects.filter(silent, status="running", stage="ranking").first()
+    return Tour.objects.filter(silent, status="running", stage__in=tours.RANKING).first()
 
 
 def label(pk: int) -> None:
     """Rank the groups of a tour's project until none is left. One labeler at a time, by a conditional update."""
     now = timezone.now()
     silent = Q(labeler_beat=None) | Q(labeler_beat__lt=now - SILENT)
-    if not Tour.objects.filter(silent, pk=pk, status="running", stage="ranking").update(labeler_beat=now):
+    waiting = Tour.objects.filter(silent, pk=pk, status="running", stage__in=tours.RANKING)
+    if not waiting.update(labeler_beat=now):
         return
-    project = Tour.objects.get(pk=pk).projects.get()
+    project = tours.ranked_now(Tour.objects.get(pk=pk))
+    if project is None:
+        return  # the rankings were whole a moment ago
     token, secret = accounts.make_token(tours.labeler(), f"simulated labeler of tour {pk}")
     chance = random.Random(project.pk)
     try:

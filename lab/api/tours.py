@@ -30,16 +30,19 @@ class TourOut(Schema):
     stage: str
     error: str
     runs: list[int]
+    stages: dict[str, int] = Field(description="Its runs by stage; those of the second turn end in 2.")
     projects: list[int]
     created: datetime
     ended: datetime | None
 
 
 def _json(tour: Tour) -> dict[str, Any]:
+    made = tour.made()
     fields = ("options", "status", "stage", "error", "created", "ended")
     return {field: getattr(tour, field) for field in fields} | {
         "id": tour.pk,
-        "runs": list(tour.runs.order_by("pk").values_list("pk", flat=True)),
+        "runs": [run.pk for run in made.values()],
+        "stages": {stage: run.pk for stage, run in made.items()},
         "projects": list(tour.projects.values_list("pk", flat=True)),
     }
 

@@ -82,7 +82,7 @@ def live_parts() -> dict[str, Any]:
         "next": _next(),
         "tour": tour,
         "last_tour": None if tour else Tour.objects.first(),
-        "tour_steps": tour_steps(tour) if tour else [],
+        "tour_parts": tour_steps(tour) if tour else [],
         "tour_words": f"one whole life, started {moment(tour.created)}; it goes on by itself" if tour else "",
         "is_live": bool(tour) or Run.objects.filter(status__in=LIVE, deleted=None).exists(),
     }

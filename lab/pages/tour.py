@@ -9,10 +9,11 @@ from django.urls import path, reverse
 from django.views.decorators.http import require_POST
 
 from lab.errors import Conflict, Invalid
-from lab.models import Tour
+from lab.models import Run, Tour
 from lab.models.run import QUEUED, SUCCEEDED
 from lab.queries.board import waiting_groups
-from lab.queries.tour import STAGES, table
+from lab.queries.tour import PARTS, RANKED, parts, table
+from lab.queries.turns import MODELS, turns
 from lab.services import tour as tours
 from lab.templatetags.lab import letter, number, percent, share, stone, took
 
@@ -29,7 +30,13 @@ def start_tour(request: HttpRequest) -> HttpResponse:
 def tour(request: HttpRequest, id: int) -> HttpResponse:
     """What each stage made, how long it took, and how good it is."""
     one = get_object_or_404(Tour, pk=id)
-    context = {"section": "home", "tour": one, "rows": table(one)}
+    context = {
+        "section": "home",
+        "tour": one,
+        "parts": parts(table(one)),
+        "turns": turns(one),
+        "models": MODELS.values(),
+    }
     return render(request, "home/tour_table.html", context)
 
 
@@ -40,30 +47,31 @@ def cancel_tour(request: HttpRequest, id: int) -> HttpResponse:
     return redirect("home")
 
 
-def steps(tour: Tour) -> list[dict[str, Any]]:
-    """Every step of a tour as a stone: those to come are dashed."""
-    runs = {run.kind: run for run in tour.runs.filter(deleted=None)}
-    project = tour.projects.first()
-    found = []
-    for kind in STAGES:
-        step: dict[str, Any] = {"name": kind, "stone": "waiting", "number": "", "words": "", "url": ""}
-        if run := runs.get(kind):
-            done = share(run.progress)
-            step |= {"stone": stone(run.status), "number": run.pk, "url": reverse("run", args=[run.pk])}
-            if run.is_live and run.status != QUEUED and done is not None:
-                step["words"] = percent(done, 0)
-            elif run.status == SUCCEEDED:
-                step["words"] = took(run)
-        elif kind == "rankings" and project:
-            n_left, n_groups = waiting_groups(project)
-            step |= {
-                "stone": "people" if not n_left else "people running",
-                "number": letter(project.pk),
-                "words": f"{number(n_groups - n_left)} of {number(n_groups)}",
-                "url": reverse("label_project", args=[project.pk]),
-            }
-        found.append(step)
-    return found
+def steps(tour: Tour) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Every step of a tour as a stone, by part: those to come are dashed."""
+    made = tour.made()
+    return [(title, [_step(tour, name, made) for name in stages]) for title, stages in PARTS.items()]
+
+
+def _step(tour: Tour, name: str, made: dict[str, Run]) -> dict[str, Any]:
+    step: dict[str, Any] = {"name": name.split()[0], "stone": "waiting", "number": "", "words": "", "url": ""}
+    run = made.get(name)
+    if run and run.deleted is None:
+        done = share(run.progress)
+        step |= {"stone": stone(run.status), "number": run.pk, "url": reverse("run", args=[run.pk])}
+        if run.is_live and run.status != QUEUED and done is not None:
+            step["words"] = percent(done, 0)
+        elif run.status == SUCCEEDED:
+            step["words"] = took(run)
+    elif name in RANKED and (project := tour.project_of(made.get(RANKED[name]))):
+        n_left, n_groups = waiting_groups(project)
+        step |= {
+            "stone": "people" if not n_left else "people running",
+            "number": letter(project.pk),
+            "words": f"{number(n_groups - n_left)} of {number(n_groups)}",
+            "url": reverse("label_project", args=[project.pk]),
+        }
+    return step
 
 
 urlpatterns = [

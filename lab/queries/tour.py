@@ -9,19 +9,19 @@ from django.utils import timezone
 from core_ml import recipes
 from lab.models import Project, Ranking, Run, Tour
 from lab.models.run import RUNNING, SUCCEEDED
+from lab.models.tour import stage
 
-STAGES = (
-    "crawl",
-    "conversations",
-    "tokenizer",
-    "pretrain",
-    "sft",
-    "rollouts",
-    "rankings",
-    "reward",
-    "rlhf",
-    "evaluate",
-)
+LOOP = ("rollouts", "rankings", "reward", "rlhf")
+PARTS = {
+    "An assistant": ("crawl", "conversations", "tokenizer", "pretrain", "sft"),
+    "Turn 1": LOOP,
+    "Turn 2": tuple(stage(kind, 2) for kind in LOOP),
+    "Both turns": ("evaluate",),
+}
+"""The stages in their order, by part: what people think is asked twice."""
+STAGES = tuple(name for stages in PARTS.values() for name in stages)
+RANKED = {"rankings": "rollouts", "rankings 2": "rollouts 2"}
+"""The stages in which people judge, and whose answers."""
 WAITING = "waiting"
 
 
@@ -40,25 +40,34 @@ class Row:
 
 
 def table(tour: Tour) -> list[Row]:
-    """Every stage in its order, those to come as waiting."""
-    made = {run.kind: run for run in tour.runs.all()}
-    project = tour.projects.first()
-    return [
-        _ranking_row(project) if stage == "rankings" else _run_row(stage, made.get(stage)) for stage in STAGES
+    """Every stage in its order, those to come as waiting. One that ended when tours were shorter has no more to come."""
+    made = tour.made()
+    rows = [
+        _ranking_row(name, tour.project_of(made.get(RANKED[name])))
+        if name in RANKED
+        else _run_row(name, made.get(name))
+        for name in STAGES
     ]
+    return [row for row in rows if row.status != WAITING or row.run or tour.status != SUCCEEDED]
 
 
-def _run_row(stage: str, run: Run | None) -> Row:
-    title = recipes.get(stage).title
+def parts(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows under the headings of their parts."""
+    found = ((title, [row for row in rows if row.stage in stages]) for title, stages in PARTS.items())
+    return [(title, own) for title, own in found if own]
+
+
+def _run_row(name: str, run: Run | None) -> Row:
+    title = recipes.get(name.split()[0]).title
     if run is None:
-        return Row(stage, title, WAITING)
+        return Row(name, title, WAITING)
     end = run.ended or (timezone.now() if run.started else None)
     seconds = (end - run.started).total_seconds() if end and run.started else None
     findings = list(run.summary.get("findings", []))
     if run.error:
         findings.append(run.error["message"])
     status = WAITING if run.is_waiting else run.status
-    return Row(stage, title, status, seconds, _made(run), findings, run)
+    return Row(name, title, status, seconds, _made(run), findings, run)
 
 
 def _made(run: Run) -> str:
@@ -83,13 +92,13 @@ def _made(run: Run) -> str:
     return ", ".join(figures).replace(", of", " of")
 
 
-def _ranking_row(project: Project | None) -> Row:
+def _ranking_row(name: str, project: Project | None) -> Row:
     if project is None:
-        return Row("rankings", "Rank the answers", WAITING)
+        return Row(name, "Rank the answers", WAITING)
     told = progress(project)
     whole = told["n_ranked"] == told["n_groups"]
     seconds = (told["last"] - told["first"]).total_seconds() if told["last"] else None
-    row = Row("rankings", "Rank the answers", SUCCEEDED if whole else RUNNING, seconds, project=project)
+    row = Row(name, "Rank the answers", SUCCEEDED if whole else RUNNING, seconds, project=project)
     row.made = f"{told['n_ranked']:,} of {told['n_groups']:,} groups ranked"
     if told["n_simulated"]:
         row.findings.append(

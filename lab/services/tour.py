@@ -1,11 +1,16 @@
-"""The tour: a model's whole life as ordinary runs, with a labelling project in the middle.
+"""The tour: a model's whole life as ordinary runs, with labelling projects in the middle.
 
-The runs before the project and after it wait for each other's outputs by themselves; `advance`, called by
-the sweep, makes what lies between. Each step is one transaction that begins with a conditional update of the
-tour's stage, so that two sweeps at a time make it once.
+What people think is asked twice, because practice takes a model to answers that the first reward model never saw: the
+aligned model answers prompts that are new, those are ranked as well, a second reward model learns from all rankings,
+old and new, and the aligned model goes on practising (Christiano et al. 2017; Ouyang et al. 2022, section 3.1). Its
+distance is measured to the chat model in both turns, so that it cannot drift away turn by turn.
+
+Runs wait for each other's outputs by themselves; `advance`, called by the sweep, makes what people stand between. Each
+step is one transaction that begins with a conditional update of the tour's stage, so that two sweeps at a time make it
+once.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,14 +21,25 @@ from core_ml import recipes
 from lab.errors import Conflict
 from lab.models import Account, Lease, Project, Ranking, Run, Tour
 from lab.models.run import CANCELLED, FAILED, SUCCEEDED
+from lab.models.tour import stage
 from lab.services import accounts, labeling, runs
 
-PROJECT_NAME = "Tour: correct, complete, short"
+PROJECT_NAMES = {
+    1: "Tour: correct, complete, short",
+    2: "Tour, second turn: correct, complete, short",
+}
 INSTRUCTIONS = (
     "Put the best answer first. Best is correct, then complete (a whole sentence that ends), then short "
     "(no more than the question needs). Answers that are equally good are ties."
 )
 RUNS_BEFORE = ("crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts")
+RUNS_AFTER = {1: ("reward", "rlhf", "rollouts 2"), 2: ("reward 2", "rlhf 2", "evaluate")}
+"""By turn, what follows its rankings."""
+ANSWERING = {"made": 1, "aligning": 2}
+"""By the tour's stage, the turn whose answers are being made."""
+RANKING = {"ranking": 1, "ranking 2": 2}
+SECOND_TURN = {"rollouts": {"n_prompts": 350}, "rlhf": {"steps": 15}}
+"""What a tour of full size does less of the second time."""
 
 
 def start(options: dict[str, Any] | None = None, account: Account | None = None) -> Tour:
@@ -36,27 +52,34 @@ def start(options: dict[str, Any] | None = None, account: Account | None = None)
         if Tour.objects.filter(status="running").exists():
             raise Conflict("a tour is under way already: watch it, or cancel it first")
         tour = Tour.objects.create(options=options, created_by=account)
-        made: dict[str, Run] = {}
-        for kind in RUNS_BEFORE:
-            made[kind] = _submit(tour, kind, _inputs(kind, made))
+        _submit_all(tour, RUNS_BEFORE, {})
     return tour
 
 
-def _submit(tour: Tour, kind: str, inputs: dict[str, Any]) -> Run:
-    preset, config = _settings(kind, tour.options)
-    return runs.submit(
-        kind=kind,
-        preset=preset,
-        config=config,
-        inputs=inputs,
-        name=f"tour-{kind}" if tour.pk == 1 else f"tour{tour.pk}-{kind}",
-        account=tour.created_by,
-        tour=tour,
-    )
+def _submit_all(
+    tour: Tour, stages: tuple[str, ...], made: dict[str, Run], rankings: Sequence[str] = ()
+) -> None:
+    """Queue the runs of some stages, each of which may take what those before it make; they are added to `made`."""
+    for name in stages:
+        kind = name.split()[0]
+        preset, config = _settings(name, kind, tour.options, made)
+        run_name = name.replace(" ", "-")
+        made[name] = runs.submit(
+            kind=kind,
+            preset=preset,
+            config=config,
+            inputs=_inputs(name, made, rankings),
+            name=f"tour-{run_name}" if tour.pk == 1 else f"tour{tour.pk}-{run_name}",
+            account=tour.created_by,
+            tour=tour,
+        )
 
 
-def _settings(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Preset and changed fields of one run of a tour."""
+def _settings(
+    name: str, kind: str, options: dict[str, Any], made: dict[str, Run]
+) -> tuple[str, dict[str, Any]]:
+    """Preset and changed fields of the run of one stage."""
+    small = bool(options.get("small"))
     config: dict[str, Any] = {}
     if options.get("seed") is not None and "seed" in recipes.get(kind).config.model_fields:
         config["seed"] = options["seed"]
@@ -66,52 +89,65 @@ def _settings(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if options.get("documents"):
             # Published limits are for web pages: a novel is longer than any of those.
             return "fineweb", {"source": "documents", "path": options["documents"], "max_words": None}
-        return ("small" if options.get("small") else "python-docs"), {}
-    return ("tiny" if options.get("small") else "tour"), config
+        return ("small" if small else "python-docs"), {}
+    if name == stage(kind, 2) and not small:
+        config |= SECOND_TURN.get(kind, {})
+    if name == "rollouts 2":
+        # Prompts that nobody has ranked an answer to, so that the first reward model is asked about new ones.
+        config["skip_prompts"] = made["rollouts"].config["n_prompts"]
+    return ("tiny" if small else "tour"), config
 
 
-def _inputs(kind: str, made: dict[str, Run]) -> dict[str, Any]:
-    """Each run takes what the runs before it make."""
+def _inputs(name: str, made: dict[str, Run], rankings: Sequence[str]) -> dict[str, Any]:
+    """What the run of one stage takes of those before it, and of the people's rankings so far."""
 
-    def of(kind: str, output: str) -> dict[str, Any]:
-        return {"run": made[kind].pk, "output": output}
+    def of(stage: str, output: str = "checkpoint") -> dict[str, Any]:
+        return {"run": made[stage].pk, "output": output}
 
-    wanted: dict[str, Callable[[], dict[str, Any]]] = {
-        "tokenizer": lambda: {
-            "documents": of("crawl", "documents"),
-            "conversations": of("conversations", "conversations"),
-        },
-        "pretrain": lambda: {
-            "documents": of("crawl", "documents"),
-            "tokenizer": of("tokenizer", "tokenizer"),
-        },
-        "sft": lambda: {
-            "checkpoint": of("pretrain", "checkpoint"),
-            "conversations": of("conversations", "conversations"),
-        },
-        "rollouts": lambda: {
-            "checkpoint": of("sft", "checkpoint"),
-            "problems": of("conversations", "problems"),
-        },
-        "rlhf": lambda: {
-            "checkpoint": of("sft", "checkpoint"),
-            "reward": of("reward", "checkpoint"),
-            "problems": of("conversations", "problems"),
-        },
-        "evaluate": lambda: {
-            "checkpoints": [of(kind, "checkpoint") for kind in ("pretrain", "sft", "rlhf")],
-            "reward": of("reward", "checkpoint"),
-            "problems": of("conversations", "held_out"),
-            "documents": of("crawl", "documents"),
-        },
-    }
-    return wanted[kind]() if kind in wanted else {}
+    def problems() -> dict[str, Any]:
+        return of("conversations", "problems")
+
+    match name:
+        case "tokenizer":
+            documents, conversations = of("crawl", "documents"), of("conversations", "conversations")
+            return {"documents": documents, "conversations": conversations}
+        case "pretrain":
+            return {"documents": of("crawl", "documents"), "tokenizer": of("tokenizer", "tokenizer")}
+        case "sft":
+            return {"checkpoint": of("pretrain"), "conversations": of("conversations", "conversations")}
+        case "rollouts":
+            return {"checkpoint": of("sft"), "problems": problems()}
+        case "reward":
+            return {"checkpoint": of("sft"), "rankings": rankings}
+        case "rlhf":
+            return {"checkpoint": of("sft"), "reward": of("reward"), "problems": problems()}
+        case "rollouts 2":
+            return {"checkpoint": of("rlhf"), "problems": problems()}
+        case "reward 2":
+            # From the chat model as the first was: weights that know the old rankings by heart learn the new ones worse.
+            return {"checkpoint": of("sft"), "rankings": rankings, "earlier": of("reward")}
+        case "rlhf 2":
+            start, reference = of("rlhf"), of("sft")
+            return {
+                "checkpoint": start,
+                "reference": reference,
+                "reward": of("reward 2"),
+                "problems": problems(),
+            }
+        case "evaluate":
+            return {
+                "checkpoints": [of(stage) for stage in ("pretrain", "sft", "rlhf", "rlhf 2")],
+                "reward": [of("reward"), of("reward 2")],
+                "problems": of("conversations", "held_out"),
+                "documents": of("crawl", "documents"),
+            }
+    return {}
 
 
 def advance() -> None:
     """Bring every running tour on by what has become possible."""
     for tour in Tour.objects.filter(status="running"):
-        made = {run.kind: run for run in tour.runs.all()}
+        made = tour.made()
         # The earliest: later ones only fail because it did.
         broken = [run for run in made.values() if run.status in (FAILED, CANCELLED)]
         ended = min(broken, key=lambda run: run.pk, default=None)
@@ -121,24 +157,30 @@ def advance() -> None:
                 ended.status,
                 f"{ended} {ended.status}: {(ended.error or {}).get('message', '')}".strip(": "),
             )
-        elif tour.stage == "made" and made["rollouts"].status == SUCCEEDED:
-            _make_project(tour, made["rollouts"])
-        elif tour.stage == "ranking":
-            _export_when_ranked(tour, made)
-        elif tour.stage == "aligning" and made["evaluate"].status == SUCCEEDED:
-            _end(tour, SUCCEEDED, "")
+        elif "evaluate" in made:
+            if made["evaluate"].status == SUCCEEDED:
+                _end(tour, SUCCEEDED, "")
+        elif turn := ANSWERING.get(tour.stage):
+            if made[stage("rollouts", turn)].status == SUCCEEDED:
+                _make_project(tour, turn, made)
+        elif turn := RANKING.get(tour.stage):
+            project = ranked_now(tour)
+            if project and is_ranked(project):
+                _learn(tour, turn, made, project)
 
 
 def _move(tour: Tour, before: str, after: str) -> bool:
-    return bool(Tour.objects.filter(pk=tour.pk, stage=before, status="running").update(stage=after))
+    """Whether this is who brings the tour on; the next simulated labeler need not wait for the last one's silence."""
+    here = Tour.objects.filter(pk=tour.pk, stage=before, status="running")
+    return bool(here.update(stage=after, labeler_beat=None))
 
 
-def _make_project(tour: Tour, rollouts: Run) -> None:
+def _make_project(tour: Tour, turn: int, made: dict[str, Run]) -> None:
     with transaction.atomic():
-        if _move(tour, "made", "ranking"):
+        if _move(tour, tour.stage, stage("ranking", turn)):
             labeling.create_project(
-                name=PROJECT_NAME,
-                source_artifact=rollouts.artifacts.get(output="rollouts"),
+                name=PROJECT_NAMES[turn],
+                source_artifact=made[stage("rollouts", turn)].artifacts.get(output="rollouts"),
                 instructions=INSTRUCTIONS,
                 rankings_per_group=1,
                 account=tour.created_by,
@@ -146,17 +188,20 @@ def _make_project(tour: Tour, rollouts: Run) -> None:
             )
 
 
-def _export_when_ranked(tour: Tour, made: dict[str, Run]) -> None:
-    project = tour.projects.get()
-    if not is_ranked(project):
-        return
+def _learn(tour: Tour, turn: int, made: dict[str, Run], project: Project) -> None:
+    """Queue what learns from a turn's rankings; the second reward model starts anew from all of them."""
     with transaction.atomic():
-        if _move(tour, "ranking", "aligning"):
-            rankings = labeling.export(project, tour.created_by)
-            chat = made["sft"].artifacts.get(output="checkpoint")
-            made["reward"] = _submit(tour, "reward", {"checkpoint": chat.pk, "rankings": rankings.pk})
-            for kind in ("rlhf", "evaluate"):
-                made[kind] = _submit(tour, kind, _inputs(kind, made))
+        if _move(tour, tour.stage, stage("aligning", turn)):
+            earlier = made["reward"].inputs.filter(name="rankings") if turn == 2 else ()
+            rankings = [given.artifact_id for given in earlier]
+            rankings.append(labeling.export(project, tour.created_by).pk)
+            _submit_all(tour, RUNS_AFTER[turn], made, rankings)
+
+
+def ranked_now(tour: Tour) -> Project | None:
+    """The project that a tour waits for; None while it waits for none."""
+    turn = RANKING.get(tour.stage)
+    return tour.project_of(tour.made().get(stage("rollouts", turn))) if turn else None
 
 
 def is_ranked(project: Project) -> bool:

@@ -24,14 +24,17 @@ def toured(running: Lab) -> dict:
 
 
 def runs_of(running: Lab) -> dict:
-    return {run["kind"]: run for run in running.get("/runs?limit=50")["items"]}
+    """By name without the tour's: "rlhf", and "rlhf-2" of the second turn."""
+    items = running.get("/runs?limit=50")["items"]
+    return {run["name"].removeprefix("tour-"): run for run in items if run["name"].startswith("tour-")}
 
 
 def test_every_stage_succeeds(toured: dict, running: Lab):
     assert toured["status"] == "succeeded", toured
     runs = runs_of(running)
     assert list(reversed(runs)) == [
-        "crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts", "reward", "rlhf", "evaluate",
+        "crawl", "conversations", "tokenizer", "pretrain", "sft",
+        "rollouts", "reward", "rlhf", "rollouts-2", "reward-2", "rlhf-2", "evaluate",
     ]  # fmt: skip
     assert {run["status"] for run in runs.values()} == {"succeeded"}
 
@@ -47,19 +50,39 @@ def test_in_is_kept_and_dropped_and_failed_at_each_stage_of_the_crawl(toured: di
 
 
 def test_the_whole_life_is_one_lineage(toured: dict, running: Lab):
-    aligned = runs_of(running)["rlhf"]["outputs"]["checkpoint"]
-    lineage = running.get(f"/checkpoints/{aligned}/lineage")
-    kinds = {node["kind"] for node in lineage["nodes"] if node["type"] == "run"}
-    assert {"crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts", "reward", "rlhf"} <= kinds
-    assert any(node["type"] == "project" for node in lineage["nodes"])
+    runs = runs_of(running)
+    lineage = running.get(f"/checkpoints/{runs['rlhf-2']['outputs']['checkpoint']}/lineage")
+    ids = {node["number"] for node in lineage["nodes"] if node["type"] == "run"}
+    assert ids == {run["id"] for run in runs.values()}
+    assert sum(node["type"] == "project" for node in lineage["nodes"]) == 2
+
+
+def test_the_second_turn_learns_from_new_answers_and_is_measured_on_them(toured: dict, running: Lab):
+    runs = runs_of(running)
+    first, second = (prompts_of(running, runs[name]) for name in ("rollouts", "rollouts-2"))
+    assert len(first) == len(second) == 12 and not first & second
+    told = runs["reward-2"]["summary"]
+    assert told["n_groups"] > runs["reward"]["summary"]["n_groups"]
+    assert [one["name"] for one in told["by_rankings"]] == [
+        project["name"] for project in reversed(running.get("/labeling/projects")["items"])
+    ]
+    card = runs["evaluate"]["summary"]
+    assert card["models"] == ["base", "chat", "aligned", "aligned 2"]
+    assert [one["judge"] for one in card["rewards"]] == ["tour-reward", "tour-reward-2"]
+
+
+def prompts_of(running: Lab, run: dict) -> set[str]:
+    rows = running.get(f"/datasets/{run['outputs']['rollouts']}/rows?limit=50")["items"]
+    return {row["prompt"] for row in rows}
 
 
 def test_simulated_rankings_are_marked_as_such(toured: dict, running: Lab):
-    project = running.get("/labeling/projects")["items"][0]
-    whole = running.get(f"/labeling/projects/{project['id']}")
-    assert any(labeler["simulated"] for labeler in whole["labelers"])
-    reward = runs_of(running)["reward"]
-    assert reward["summary"]["n_rankings_simulated"] > 0 == reward["summary"]["n_rankings_people"]
+    for project in running.get("/labeling/projects")["items"]:
+        whole = running.get(f"/labeling/projects/{project['id']}")
+        assert any(labeler["simulated"] for labeler in whole["labelers"])
+    for name in ("reward", "reward-2"):
+        summary = runs_of(running)[name]["summary"]
+        assert summary["n_rankings_simulated"] > 0 == summary["n_rankings_people"]
 
 
 def test_the_models_answer_a_real_openai_client(toured: dict, running: Lab):
@@ -67,7 +90,7 @@ def test_the_models_answer_a_real_openai_client(toured: dict, running: Lab):
 
     client = OpenAI(base_url=f"{running.url}/v1", api_key=running.api.headers["Authorization"].split()[1])
     names = [model.id for model in client.models.list()]
-    assert {"tour-pretrain", "tour-sft", "tour-rlhf"} <= set(names)
+    assert {"tour-pretrain", "tour-sft", "tour-rlhf", "tour-rlhf-2"} <= set(names)
     answer = client.chat.completions.create(
         model="tour-sft",
         messages=[{"role": "user", "content": "What is 3 + 4?"}],
@@ -86,7 +109,7 @@ def test_a_second_start_finds_everything_where_it_was(toured: dict, running: Lab
 
 def test_the_lineage_survives_the_loss_of_the_database(toured: dict, running: Lab):
     before = runs_of(running)
-    aligned = before["rlhf"]["outputs"]["checkpoint"]
+    aligned = before["rlhf-2"]["outputs"]["checkpoint"]
     lineage = running.get(f"/checkpoints/{aligned}/lineage")
     running.stop()
     running.manage("flush", "--no-input")
@@ -95,8 +118,8 @@ def test_the_lineage_survives_the_loss_of_the_database(toured: dict, running: La
     running.start()
     after = runs_of(running)
     kept = ("id", "uid", "kind", "name", "status", "config", "inputs", "outputs")
-    assert {kind: [run[key] for key in kept] for kind, run in after.items()} == {
-        kind: [run[key] for key in kept] for kind, run in before.items()
+    assert {name: [run[key] for key in kept] for name, run in after.items()} == {
+        name: [run[key] for key in kept] for name, run in before.items()
     }
     again = running.get(f"/checkpoints/{aligned}/lineage")
     assert again["edges"] == lineage["edges"]

@@ -231,6 +231,8 @@ def test_a_tour_starts_six_runs_and_only_one_tour_at_a_time(api):
     assert answer.status_code == 201
     tour = answer.json()
     assert (tour["status"], len(tour["runs"]), tour["options"]) == ("running", 6, {"small": True})
+    assert list(tour["stages"]) == ["crawl", "conversations", "tokenizer", "pretrain", "sft", "rollouts"]
+    assert list(tour["stages"].values()) == tour["runs"]
     assert api().post("/api/v1/tours").status_code == 409
     assert api().get("/api/v1/tours").json()["count"] == 1
     assert api().post(f"/api/v1/tours/{tour['id']}/cancel").json()["status"] == "cancelled"
