@@ -6,8 +6,8 @@ from pydantic import model_validator
 
 from core_ml.config import RecipeConfig, setting
 
-REWARD, PULL, OPTIMIZER, PPO, REPORTS, MACHINE = (
-    "Reward", "Pull to the chat model", "Optimizer", "PPO", "Reports", "Machine",
+REWARD, PULL, OPTIMIZER, PPO, GOLD, REPORTS, MACHINE = (
+    "Reward", "Pull to the chat model", "Optimizer", "PPO", "Gold", "Reports", "Machine",
 )  # fmt: skip
 OWN: dict[str, dict[str, str]] = {
     "rloo": {"reward_scale": "batch", "kl_in": "loss"},
@@ -161,6 +161,35 @@ class RlhfConfig(RecipeConfig):
         group=PPO,
         ge=0,
         le=1,
+    )
+
+    gold: Literal["auto", "rule", "model", "rankings", "none"] = setting(
+        "auto",
+        "Who judges the prompts kept aside beside the reward model that pays (Gao et al. 2022, arXiv:2210.10760): the "
+        "stated preference where the prompts are of our tasks, a larger reward model, or one that is fitted on people's "
+        "newest rankings as the run begins. auto takes a model where one is given, else rankings, else the rule.",
+        group=GOLD,
+    )
+    stop_early: int | None = setting(
+        None,
+        "Looks without a better one, by gold or else by the win rate, after which the run ends; empty never ends it.",
+        unit="looks",
+        group=GOLD,
+        ge=1,
+        le=10_000,
+    )
+    keep: Literal["last", "best"] = setting(
+        "last",
+        "Which weights become the aligned model: those of the last step or of the best look. With last the best ones "
+        "become the output peak where gold or the win rate fell after them by more than chance.",
+        group=GOLD,
+    )
+    n_sampled: int = setting(
+        4,
+        "Answers sampled to each prompt kept aside at each look, which proxy, gold and KL are measured on.",
+        group=GOLD,
+        ge=1,
+        le=256,
     )
 
     n_watched: int = setting(

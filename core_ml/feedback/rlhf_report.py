@@ -42,7 +42,7 @@ def stopped_improving(watched: Sequence[dict[str, Any]]) -> tuple[int, str]:
     # The earliest one that the best does not clearly beat, prompt by prompt.
     stop = next(i for i in range(best + 1) if i == best or not _beats(won[i], won[best]))
     step, last = watched[stop]["step"], watched[-1]["step"]
-    by = f"by {GOLD[judge]}"
+    by = f"by {watched[0].get('gold_said') or GOLD[judge]}"
     if stop == 0:
         said = f"Judged {by}, answers to prompts kept aside never became better than those at the start by more than chance."
     elif stop == len(watched) - 1:
@@ -53,7 +53,9 @@ def stopped_improving(watched: Sequence[dict[str, Any]]) -> tuple[int, str]:
     else:
         said = f"The win rate against the start {by} stopped improving at step {step} of {last} ({rates[stop]:.0%})."
     if _beats(won[-1], won[best]):
-        said += f" It fell to {rates[-1]:.0%} by the end: the checkpoint of step {watched[best]['step']} is the better one."
+        said += (
+            f" It fell to {rates[-1]:.0%} by the end, from {rates[best]:.0%} at step {watched[best]['step']}."
+        )
     return step, said
 
 
@@ -96,6 +98,21 @@ PANELS = (
 DOMAINS = {1: ([0.0, 1.0],), 2: ([0.56, 1.0], [0.0, 0.44])}
 """By the number of panels: the part of the height that each takes, from the top."""
 ENDS = 3  # rounds whose mean stands for the beginning and the end
+SUMMED = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
+
+
+def begin_and_end(history: Sequence[dict[str, float]], watched: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of the first and last rounds, and of the first and last look."""
+    found: dict[str, Any] = {}
+    for name in SUMMED:
+        if name in history[0]:
+            for end, rounds in (("first", history[:ENDS]), ("last", history[-ENDS:])):
+                found[f"{name}_{end}"] = round(sum(h[name] for h in rounds) / len(rounds), 4)
+    for name in ("reward", "liked", "correct", "mean_tokens"):
+        if name in watched[0]:
+            found[f"val_{name}_first"] = round(watched[0][name], 4)
+            found[f"val_{name}_last"] = round(watched[-1][name], 4)
+    return found
 
 
 def reward_over_kl(history: list[dict[str, float]]) -> Figure:

@@ -1,16 +1,15 @@
 """Reinforcement learning from human feedback: the chat model practises, the reward model says how well it did."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Log, Metric, Progress, Summary
 from core_ml.feedback.config import RlhfConfig
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
-    from core_ml.feedback.prompts import Prompt
-    from core_ml.feedback.rewards import Rewards
+    from core_ml.feedback.gold import Gold
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
 
@@ -18,12 +17,11 @@ __all__ = ["RECIPE", "RlhfConfig", "run"]
 KEPT = (
     "reward", "liked", "correct", "kl", "mean_tokens", "ended", "entropy", "clipfrac", "flat_groups", "group_std", "value_loss",
 )  # fmt: skip
-SUMMED = ("reward", "liked", "correct", "kl", "mean_tokens", "entropy")
 SIZES = {"prompts_per_step", "n_completions", "max_new_tokens", "kl_coef", "seed"}
 METHOD = {
     "algorithm", "kl_target", "clip", "entropy_coef", "passes", "minibatches", "gamma", "gae_lambda", "vf_coef", "value_clip",
 }  # fmt: skip
-AVERAGED = 3  # updates whose mean stands for the beginning and the end of the run
+LOOKS = {"n_sampled", "max_new_tokens", "seed"}
 
 
 def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
@@ -31,6 +29,8 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
 
     from core_ml.errors import UserError
     from core_ml.feedback import kept
+    from core_ml.feedback.gold import gold_of
+    from core_ml.feedback.looks import Watch
     from core_ml.feedback.policy import Actor
     from core_ml.feedback.practice import Method, Practice, updates_per_step
     from core_ml.feedback.prompts import read_prompts
@@ -53,7 +53,6 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     if not models["reward"]:
         workspace.input("reward")  # says what is missing
     rewards = Rewards(models["reward"], config.ensemble, config.uncertainty_coef)
-    gold = Rewards(models["gold"]) if models["gold"] else None
     prompts = read_prompts(workspace.input("problems"), f"{config.seed}:practice")
     if len(prompts) <= config.n_watched:
         raise UserError(
@@ -62,6 +61,9 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
             field="n_watched",
         )
     watched, practised = prompts[: config.n_watched], prompts[config.n_watched :]
+    gold = yield from gold_of(
+        config.gold, workspace, chat, tokenizer, models, [prompt.text for prompt in watched], config.seed
+    )
     actor = Actor(policy, values=config.algorithm == "ppo")
     parameters = [p for name, p in actor.named_parameters() if not name.startswith("policy.value_head.")]
     optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -104,9 +106,28 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
             kept.write(workspace.state / kept.FOLDER, step, round, tokenizer)
         return [*round.logs, Metric(step, round.values)]
 
+    looks = Watch(
+        policy,
+        chat,
+        tokenizer,
+        rewards,
+        gold,
+        watched,
+        measure_kl=config.needs_chat,
+        notes=notes,
+        **config.model_dump(include=LOOKS),
+    )
+
     def watch(step: int) -> Generator[Event, None, None]:
-        yield Progress(step, config.steps, message="answering the prompts kept aside")
-        yield from _watch(config, policy, tokenizer, rewards, gold, watched, step, notes)
+        yield from looks.look(step)
+        if config.stop_early and looks.without_better >= config.stop_early and step < loop.steps:
+            by = gold.said if gold else "the win rate"
+            yield Log(
+                f"Ended early after step {step:,} of {loop.steps:,}: the best look by {by} was at step {notes['best']:,}, "
+                f"{looks.without_better} looks ago."
+            )
+            loop.steps = notes["steps"] = step
+            notes["stopped_early"] = True
 
     loop = Loop(
         config.steps,
@@ -119,7 +140,18 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
         message="practising",
     )
     yield from loop.run(workspace)
-    yield from _publish(config, workspace, policy, tokenizer, notes)
+
+    def restore(step: int) -> None:
+        """Put the weights of a look, whose state is kept, into the policy."""
+        if step:
+            kept_state = workspace.state_of(step)
+            assert kept_state is not None, step
+            practice.update.read(kept_state)
+        else:
+            begun, _ = checkpoint.load(workspace.input("checkpoint").path, policy.device)
+            policy.load_state_dict(begun.state_dict())
+
+    yield from _publish(config, workspace, policy, tokenizer, notes, gold, restore)
 
 
 def _reference(workspace: Workspace, tokenizer: "Tokenizer") -> "GPT":
@@ -138,84 +170,60 @@ def _reference(workspace: Workspace, tokenizer: "Tokenizer") -> "GPT":
     return reference.requires_grad_(False)
 
 
-def _watch(
+def _publish(
     config: RlhfConfig,
+    workspace: Workspace,
     policy: "GPT",
     tokenizer: "Tokenizer",
-    rewards: "Rewards",
-    gold: "Rewards | None",
-    prompts: Sequence["Prompt"],
-    step: int,
     notes: dict[str, Any],
+    gold: "Gold | None",
+    restore: Callable[[int], None],
 ) -> Iterator[Event]:
-    """Greedy answers to the same prompts, which no update has seen."""
-    from core_ml.feedback.rlhf_report import judge_of, wins
-    from core_ml.feedback.rollout import practise
-
-    rollouts = practise(
-        policy,
-        tokenizer,
-        prompts,
-        n=1,
-        max_new_tokens=config.max_new_tokens,
-        temperature=0.0,
-        seed=config.seed,
-    )
-    scores = rewards(rollouts.prompts, rollouts.texts).values.tolist()
-    values = {"reward": sum(scores) / len(scores), **rollouts.measures()}
-    look = {**values, "step": step, "rewards": scores, "judged": rollouts.judged()}
-    if gold:
-        look["gold"] = gold(rollouts.prompts, rollouts.texts).values.tolist()
-        values["gold"] = sum(look["gold"]) / len(scores)
-    notes["watched"].append(look)
-    won = wins(notes["watched"][0], look, judge_of(notes["watched"]))
-    values["win_rate"] = sum(won) / len(won)
-    yield Metric(step, {f"val_{name}": value for name, value in values.items()})
-    shown: set[str] = set()
-    for prompt, text, score in zip(prompts, rollouts.texts, scores, strict=True):
-        # One of each task, where tasks are known.
-        kind = prompt.metadata.get("task", prompt.text)
-        if kind not in shown and len(shown) < 6:
-            shown.add(kind)
-            yield Sample(step, prompt.text, text, {"reward": round(score, 3)})
-
-
-def _publish(
-    config: RlhfConfig, workspace: Workspace, policy: "GPT", tokenizer: "Tokenizer", notes: dict[str, Any]
-) -> Iterator[Event]:
-    from core_ml.feedback import kept
+    from core_ml.feedback import kept, peak
     from core_ml.feedback.reasons import headline, reasons
-    from core_ml.feedback.rlhf_report import findings, reward_over_kl, stopped_improving
+    from core_ml.feedback.rlhf_report import begin_and_end, findings, reward_over_kl, stopped_improving
     from core_ml.model import checkpoint
 
     history, watched = notes["history"], notes["watched"]
-    first, last = history[:AVERAGED], history[-AVERAGED:]
-    summary: dict[str, Any] = {"n_parameters": policy.config.n_parameters, "n_steps": config.steps}
-    for name in SUMMED:
-        if name in history[0]:
-            summary[f"{name}_first"] = round(sum(h[name] for h in first) / len(first), 4)
-            summary[f"{name}_last"] = round(sum(h[name] for h in last) / len(last), 4)
-    for name in ("reward", "liked", "correct", "mean_tokens"):
-        if name in watched[0]:
-            summary[f"val_{name}_first"] = round(watched[0][name], 4)
-            summary[f"val_{name}_last"] = round(watched[-1][name], 4)
+    yield Progress(watched[-1]["step"], watched[-1]["step"], message="publishing")
+    last, best = watched[-1]["step"], notes["best"]
+    summary = {"n_parameters": policy.config.n_parameters, "n_steps": last, **begin_and_end(history, watched)}
     summary["best_step"], stopped = stopped_improving(watched)
-    summary["findings"] = [*findings(watched[0], watched[-1], summary.get("kl_last")), stopped]
+    summary |= {"peak_step": best, "stopped_early": notes.get("stopped_early", False)}
+    if gold:
+        summary["gold"] = gold.said
+    if fitted := peak.over_kl(watched):
+        summary["over_kl"] = fitted.as_dict()
+    summary["findings"] = [
+        *findings(watched[0], watched[-1], summary.get("kl_last")),
+        stopped,
+        *peak.findings(watched, gold.said if gold else None, config.keep),
+    ]
     curves = {name: [h.get(name) for h in history] for name in KEPT}
     for reason in reasons(curves, config.model_dump()):
         yield Log(f"{headline(curves)} {reason.what} {reason.tries}")
-    output = workspace.create("checkpoint", "checkpoint", role="aligned")
-    try:
-        checkpoint.save(policy, tokenizer, output.path)
-        yield workspace.made("checkpoint", output.finish(summary))
-    finally:
-        output.discard()
+    if config.keep == "best" and best != last:
+        restore(best)
+    published = {"checkpoint": summary}
+    if config.keep == "last" and peak.fell(watched) and best:
+        published["peak"] = {**summary, "n_steps": best}
+    for name, values in published.items():
+        if name == "peak":
+            restore(best)
+        output = workspace.create(
+            name, "checkpoint", role="aligned", name=f"{workspace.name}-{name}" if name == "peak" else None
+        )
+        try:
+            checkpoint.save(policy, tokenizer, output.path)
+            yield workspace.made(name, output.finish(values))
+        finally:
+            output.discard()
     rounds = workspace.state / kept.FOLDER
     if config.keep_rollouts and rounds.is_dir():
         answers = workspace.create("rollouts", "dataset", form="rollouts")
         try:
-            n_rows = kept.collect(rounds, answers.path, config.steps)
-            facts = {"n_rows": n_rows, "n_completions": config.n_completions, "n_steps": config.steps}
+            n_rows = kept.collect(rounds, answers.path, last)
+            facts = {"n_rows": n_rows, "n_completions": config.n_completions, "n_steps": last}
             yield workspace.made("rollouts", answers.finish(facts))
         finally:
             answers.discard()
@@ -230,11 +238,13 @@ def cost(config: RlhfConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     # Sampling, two looks without gradient, one pass of the reward model, one update, on one core.
     seconds = 4 + config.steps * (0.1 + n_answers * 1.2e-8 * max(n_parameters, 300_000))
     seconds *= 1 + 0.4 * (config.passes - 1)
+    n_looked = (config.steps // config.eval_every + 2) * config.n_watched * (1 + config.n_sampled)
+    seconds += n_looked * 4e-9 * max(n_parameters, 300_000)
     n_tokens = config.steps // (config.keep_rollouts or config.steps + 1) * n_answers * config.max_new_tokens
     return Cost(
         seconds=seconds,
         memory_bytes=600_000_000 + 28 * n_parameters,
-        disk_bytes=28 * n_parameters + 16 * n_tokens,
+        disk_bytes=44 * n_parameters + 16 * n_tokens,
         facts={"answers": f"{config.steps * n_answers:,}"},
     )
 
@@ -249,6 +259,7 @@ RECIPE = Recipe(
     ),
     config=RlhfConfig,
     run=run,
+    finishes=True,
     takes={
         "checkpoint": Input(
             "checkpoint",
@@ -276,11 +287,27 @@ RECIPE = Recipe(
             "checkpoint",
             ("reward",),
             optional=True,
-            description="A better reward model that only judges the prompts kept aside; nothing is learned from it.",
+            many=True,
+            description="A clearly larger reward model, or several, that only judge the prompts kept aside.",
+        ),
+        "gold_rankings": Input(
+            "dataset",
+            ("rankings",),
+            optional=True,
+            description=(
+                "People's newest rankings: a reward model of them judges the prompts kept aside, and nothing is learned from "
+                "it. The best are of an aligned model's answers."
+            ),
         ),
     },
     makes={
         "checkpoint": Output("checkpoint", "aligned", description="The aligned model."),
+        "peak": Output(
+            "checkpoint",
+            "aligned",
+            optional=True,
+            description="The weights of the best look, where gold or the win rate fell after it.",
+        ),
         "rollouts": Output(
             "dataset", "rollouts", optional=True, description="The answers of the rounds, ready to be ranked."
         ),
@@ -350,6 +377,15 @@ RECIPE = Recipe(
             "higher",
             "Greedy answers to prompts kept aside, before and after practice.",
         ),
+        Measure(
+            "val_gold_z",
+            "Gold, on prompts kept aside",
+            "",
+            "higher",
+            "Sampled answers; 0 is the chat model, 1 the spread of its answers.",
+        ),
+        Measure("val_proxy_z", "The reward model there", "", "higher", "On the same answers and scale."),
+        Measure("val_kl", "KL there", "nats an answer", "lower"),
         Measure("val_liked", "Liked, on prompts kept aside", "share", "higher", "Greedy answers."),
         Measure("correct", "Correct", "share", "higher"),
         Measure("ended", "Ended by itself", "share", "higher"),

@@ -93,7 +93,7 @@ def test_it_says_when_practice_did_harm_in_the_end():
     assert step == 5  # a gold model is believed rather than the reward model, which likes every step
     assert said == (
         "The win rate against the start by a gold model stopped improving at step 5 of 10 (100%). It fell to 0% by "
-        "the end: the checkpoint of step 5 is the better one."
+        "the end, from 100% at step 5."
     )
 
 
