@@ -140,7 +140,7 @@ def complete(
     n_rows = min(limit, len(rows))
     if rows:
         # A bound: rows may end before they are full.
-        sampler.expect(n_rows, longest, sum(row.max_new_tokens for row in rows) // n_rows)
+        sampler.expect(n_rows, sum(row.max_new_tokens for row in rows) // n_rows)
     while waiting or sampler.rows:
         drawn = list(sampler.rows)
         if drawn:

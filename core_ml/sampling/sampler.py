@@ -18,7 +18,7 @@ from core_ml.sampling import compiled
 from core_ml.sampling.choose import choose
 from core_ml.sampling.grammar import Constraint
 from core_ml.sampling.prefixes import Prefixes
-from core_ml.sampling.products import Linear
+from core_ml.sampling.products import PACK_AFTER, Linear
 from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
 from core_ml.sampling.slots import Slots
@@ -145,9 +145,11 @@ class Sampler(Generic[R]):
             self.rows[index] = last
 
     @computing
-    def expect(self, n_rows: int, n_places: int, n_steps: int) -> None:
-        """Make ready for what is known to come: room for rows of `n_places`, and a compiled step if that pays."""
-        self.slots.reserve(n_rows, n_places)
+    def expect(self, n_rows: int, n_steps: int) -> None:
+        """Make ready for what is known to come: room, matrices laid out, and a compiled step if that pays."""
+        self.slots.reserve(n_rows)
+        if n_steps > 2 * PACK_AFTER:
+            self._step.products.prepare(n_rows)
         if self.kept is None:  # a compiled step keeps nothing
             compiled.begin(self._step, n_rows, n_steps)
 

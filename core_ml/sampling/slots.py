@@ -13,7 +13,9 @@ from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import Cache
 from core_ml.sampling.trunks import HIDDEN, Seats, Trunks
 
-GROW_ROWS, GROW_PLACES = 4, 64
+GROW_ROWS, GROW_PLACES = 4, 32
+"""Products with keys and values read whole stores: of a part of the places their library would make a copy first,
+at every step. So a store has few places more than its longest row, and is made anew once in so many steps."""
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class Turn:
     rows: Tensor  # (n,) 0, 1, …
     places: Tensor  # (n,) among what is the row's own
     positions: Tensor  # (n,) in its text, of which the beginning may be shared
-    bias: Tensor  # (n · n_kv_head, 1, width), 0 where a row may look, for layers that see everything
+    bias: Tensor  # (n · n_kv_head, 1, places), 0 where a row may look, for layers that see everything
     windowed: Tensor  # the same for layers with a window
     seats: Seats | None  # where rows share their prompts
 
@@ -69,14 +71,13 @@ class Slots:
     def turn(self, n: int) -> Turn:
         """Make room for one more token in each row, and in places up to `n` that hold none."""
         lengths = self.lengths + [0] * (n - len(self.lengths))
-        width = max(lengths) + 1
-        self.reserve(n, width)
+        self._fit(n, max(lengths) + 1)
         own = torch.tensor(lengths, device=self.device)
-        places = torch.arange(width, device=self.device)
+        places = torch.arange(self.keys[0].size(2), device=self.device)
         hidden = places > own[:, None]
         bias = self._bias(hidden)
         window = self.config.window
-        if window is None or width <= window:
+        if window is None or max(lengths) < window:
             windowed = bias
         else:
             windowed = self._bias(hidden | (places <= own[:, None] - window))
@@ -90,14 +91,25 @@ class Slots:
         """All layers have their token: each row is one longer."""
         self.lengths = [length + 1 for length in self.lengths]
 
-    def reserve(self, n_rows: int, n_places: int) -> None:
+    def reserve(self, n_rows: int, n_places: int = 0) -> None:
+        """Make room for so many rows in all, each with so many tokens at least."""
         have_rows, _, have_places, _ = self.keys[0].shape
-        if n_rows <= have_rows and n_places <= have_places:
-            return
-        rows = max(have_rows, _doubled(have_rows, n_rows))
-        places = min(_doubled(have_places, n_places), max(n_places, self.config.max_seq_len))
-        self.keys = [_grown(key, rows, places) for key in self.keys]
-        self.values = [_grown(value, rows, places) for value in self.values]
+        rows = have_rows if n_rows <= have_rows else max(n_rows, 2 * have_rows)
+        places = max(have_places, -(-n_places // GROW_PLACES) * GROW_PLACES)
+        self._resize(rows, places)
+
+    def _fit(self, n_rows: int, n_places: int) -> None:
+        """As `reserve`, and let go of places that no row needs any more."""
+        self.reserve(n_rows, n_places)
+        have_rows, _, have_places, _ = self.keys[0].shape
+        if have_places >= n_places + 2 * GROW_PLACES:
+            self._resize(have_rows, have_places - GROW_PLACES)
+
+    def _resize(self, rows: int, places: int) -> None:
+        if (rows, places) != (self.keys[0].size(0), self.keys[0].size(2)):
+            for stores in (self.keys, self.values):  # one at a time: never two of everything
+                for layer, store in enumerate(stores):
+                    stores[layer] = _resized(store, rows, places)
 
     def _bias(self, hidden: Tensor) -> Tensor:
         dtype = self.keys[0].dtype
@@ -106,18 +118,16 @@ class Slots:
 
 
 def append(store: Tensor, turn: Turn, new: Tensor) -> Tensor:
-    """Write (n, n_kv_head, d_head) at the rows' ends; returns all that may be seen, (n · n_kv_head, width, d_head)."""
+    """Write (n, n_kv_head, d_head) at the rows' ends; returns all that may be seen, (n · n_kv_head, places, d_head)."""
     store[turn.rows, :, turn.places] = new
-    return store[: new.size(0)].flatten(0, 1)[:, : turn.bias.size(-1)]
+    return store[: new.size(0)].flatten(0, 1)
 
 
-def _doubled(size: int, needed: int) -> int:
-    while size < needed:
-        size *= 2
-    return size
-
-
-def _grown(store: Tensor, rows: int, places: int) -> Tensor:
-    grown = store.new_zeros(rows, store.size(1), places, store.size(3))
-    grown[: store.size(0), :, : store.size(2)] = store
-    return grown
+def _resized(store: Tensor, rows: int, places: int) -> Tensor:
+    """A store of the new size with what fits; the rest is 0, which a masked place must be: never NaN."""
+    new = store.new_empty(rows, store.size(1), places, store.size(3))
+    places = min(places, store.size(2))
+    new[: store.size(0), :, :places] = store[:, :, :places]
+    new[: store.size(0), :, places:] = 0
+    new[store.size(0) :] = 0
+    return new
