@@ -38,9 +38,9 @@ SECTIONS = (
     checkpoints,
     playground,
     labeling,
+    arena,
 )
 urlpatterns: list[URLPattern | URLResolver] = [
-    arena,
     pattern for section in SECTIONS for pattern in section.urlpatterns
 ]
 urlpatterns += api.urlpatterns
