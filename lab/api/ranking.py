@@ -8,7 +8,7 @@ from ninja import Query, Router, Status
 from lab.api.auth import labeler
 from lab.api.base import Number, answers
 from lab.api.label_forms import RankingIn, RankingOut, Task, UndoneOut
-from lab.models import Group
+from lab.models import Group, Project
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -23,7 +23,7 @@ def _task(group: Group, shown: list[int], request: Any, html: bool) -> dict[str,
 @router.post("/projects/{id}/next", response={**answers(Task), 204: None}, auth=labeler)
 def next_task(request: Any, id: Number, html: AsHtml = False) -> Status:
     """Lease the next group for ten minutes; the same one again until it is ranked or skipped. 204: none is left."""
-    project = get_object_or_404(queries.visible(), pk=id)
+    project = get_object_or_404(Project, pk=id)
     lease = services.next_lease(project, request.user)
     if lease is None:
         return Status(204, None)

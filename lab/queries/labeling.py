@@ -98,8 +98,11 @@ def _with_self(rankings: list[Ranking]) -> dict[str, Any]:
 
 def own_progress(project: Project, account: Account) -> dict[str, int]:
     """What a labeler sees beside a task: their own rankings, and how far all are."""
-    n_mine = Ranking.objects.filter(group__project=project, labeler=account).count()
-    return {"mine": n_mine, **totals(project)}
+    n_groups = project.groups.filter(gold__isnull=True).count()
+    counts = Ranking.objects.filter(group__project=project).aggregate(
+        mine=Count("pk", filter=Q(labeler=account)), rankings=Count("pk", filter=ORDINARY)
+    )
+    return counts | {"groups": n_groups, "wanted": n_groups * project.rankings_per_group}
 
 
 def groups(project: Project, only: str = "") -> QuerySet[Group]:
