@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from core_ml import recipes
 from core_ml.artifact import write_atomically
 
 CANCEL_GRACE = 1.5
@@ -43,6 +44,10 @@ class Child:
             "CORE_ML_CACHE": str(settings.LAB_HOME / "cache"),
             "TORCHINDUCTOR_CACHE_DIR": str(settings.LAB_HOME / "cache" / "kernels"),
         }
+        environment.pop("ENGINE_KEY", None)
+        if recipes.get(kind).asks_models:
+            # Not in its config or on its command line, which others can read.
+            environment |= {"ENGINE_URL": settings.ENGINE_URL, "ENGINE_KEY": settings.ENGINE_KEY}
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("ab") as output:
             self.process = subprocess.Popen(

@@ -13,7 +13,10 @@ from typing import Any
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 from django.db import close_old_connections
 
+from core_ml import recipes
 from lab.models import Run
+from lab.models.run import RUNNING, STARTING
+from lab.queries import served
 from lab.services import claims
 from lab.services import tour as tours
 from worker import labeler
@@ -85,6 +88,14 @@ def _wake_labeler() -> None:
         label_simulated.apply_async(args=[tour.pk], expires=WAKE_TIME, retry=False)
 
 
+def _tell_engine() -> None:
+    """Let the engine know the lab's addresses and files while a run asks it for models: one that was started anew has
+    none of them, and a run knows neither keys nor paths."""
+    asking = [kind for kind, recipe in recipes.all_recipes().items() if recipe.asks_models]
+    if Run.objects.filter(kind__in=asking, status__in=(STARTING, RUNNING)).exists():
+        served.models()
+
+
 def _sweep_for_ever() -> None:
     while not leaving():
         try:
@@ -92,6 +103,7 @@ def _sweep_for_ever() -> None:
             claims.sweep()
             tours.advance()
             _wake_labeler()
+            _tell_engine()
         except Exception:
             # The sweep is what mends everything else: it outlives a database or a queue that is away.
             logger.exception("the sweep will try again")

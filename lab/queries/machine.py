@@ -38,7 +38,12 @@ def state() -> dict[str, Any]:
 
 
 def health() -> dict[str, Any]:
-    parts = {"database": database(), "redis": queue(), "workers": workers(), "engine": engine()}
+    parts: dict[str, Any] = {
+        "database": database(),
+        "redis": queue(),
+        "workers": workers(),
+        "engine": engine(),
+    }
     well = parts["database"] == parts["redis"] == parts["engine"]["status"] == "ok" and parts["workers"]
     return {"status": "ok" if well else "degraded", **parts, "engine": parts["engine"]["status"]}
 

@@ -335,3 +335,23 @@ def test_strangers_and_labelers_see_no_run(browser, pretrain):
         assert browser("labeler").get(address).status_code == 403
     assert browser("labeler").post(f"/runs/{pretrain.pk}/delete").status_code == 403
     assert Run.objects.get().deleted is None
+
+
+def test_a_text_of_several_lines_comes_back_as_it_was_sent_and_a_model_is_offered(browser, db):
+    from core_ml import recipes
+    from core_ml.evaluation.judge_prompt import TEMPLATE
+
+    page = browser("researcher").get("/runs/new/judge").content.decode()
+    assert 'id="config-template"' in page and 'rows="12"' in page and "[Answer A]\n{answer_a}" in page
+    assert 'data-suggest="models"' in page and "template of 12 lines" in page
+    sent = form_of("judge", **{"config.template": TEMPLATE.replace("\n", "\r\n")})
+    from django.http import QueryDict
+
+    data = QueryDict(mutable=True)
+    data.update(sent)
+    recipe = recipes.get("judge")
+    assert forms.config_of(recipe, forms.filled_by(recipe, data)) == {}
+    answer = browser("researcher").post(
+        "/runs/new/judge", form_of("judge", **{"config.template": "{question}"})
+    )
+    assert answer.status_code == 422 and "lacks {answer_a}" in answer.content.decode()
