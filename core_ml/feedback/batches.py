@@ -1,27 +1,17 @@
-"""Prompts with answers as padded tensors, and rows of like length in batches."""
+"""Prompts with answers as rows of tokens, and such rows in the parts that a network reads at once."""
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
+from core_ml.feedback.layout import MAX_SCORES, Layout, lay_out, score_cells
 from core_ml.tokenizer.tokenizer import Tokenizer
 
 Row = tuple[list[int], list[int]]
 """Token ids of a prompt up to where the assistant writes, and of its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """B rows padded on the right to T tokens.
-
-    ids: (B, T); last: (B,) the index of each row's last token.
-    """
-
-    ids: Tensor
-    last: Tensor
+WORTH_SHARING = 8
+"""Tokens that are saved where a prompt is read apart from its answers: fewer are not worth a second grid of scores."""
 
 
 def as_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -29,34 +19,63 @@ def as_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return tokenizer.prompt([{"role": "user", "content": prompt}])
 
 
-def pad(rows: Sequence[Row], device: torch.device) -> Batch:
-    lengths = [len(prompt) + len(answer) for prompt, answer in rows]
-    ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-    for i, (prompt, answer) in enumerate(rows):
-        ids[i, : lengths[i]] = torch.tensor(prompt + answer)
-    last = torch.tensor(lengths) - 1
-    return Batch(ids.to(device), last.to(device))
+@dataclass(slots=True)
+class Part:
+    """Rows that are read at once: groups of as many answers each, or, with `k` = 0, rows that share nothing."""
+
+    k: int
+    numbers: list[int] = field(default_factory=list)
+    """Of the rows, in the order in which the layout has them."""
+    prompts: list[list[int]] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(map(len, self.prompts)) + sum(map(len, self.answers))
+
+    def laid_out(self, device: torch.device) -> Layout:
+        """Of whole answers, so that the last tokens are what is read."""
+        return lay_out(self.prompts, self.answers, device, whole=True)
+
+    def joined(self, other: "Part") -> "Part":
+        return Part(
+            self.k,
+            self.numbers + other.numbers,
+            self.prompts + other.prompts,
+            self.answers + other.answers,
+        )
 
 
-def by_length(lengths: Sequence[int], budget: int, rng: random.Random) -> list[list[int]]:
-    """Indices in batches of like length, each of at most `budget` padded tokens or of one item, shuffled.
+def in_parts(rows: Sequence[Row], budget: int, n_head: int) -> Iterator[Part]:
+    """All rows in parts of at most `budget` tokens or of one group; those of one prompt stand together and share it.
 
     Args:
-        lengths: tokens of each item, counted as wide as its widest row times its rows.
-        budget: padded tokens of a batch.
-        rng: jitters the order of like lengths and shuffles the batches.
+        n_head: of the network, whose attention has to find room as well.
     """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i] * (1 + 0.1 * rng.random()))
-    batches: list[list[int]] = []
-    current: list[int] = []
-    widest = 0
-    for i in order:
-        widest = max(widest, lengths[i])
-        if current and (len(current) + 1) * widest > budget:
-            batches.append(current)
-            current, widest = [], lengths[i]
-        current.append(i)
-    if current:
-        batches.append(current)
-    rng.shuffle(batches)
-    return batches
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, (prompt, _) in enumerate(rows):
+        groups.setdefault(tuple(prompt), []).append(number)
+    units: list[Part] = []
+    for begin, numbers in groups.items():
+        prompt, answers = list(begin), [rows[number][1] for number in numbers]
+        if len(prompt) * (len(numbers) - 1) >= WORTH_SHARING:
+            units.append(Part(len(numbers), numbers, [prompt], answers))
+        else:
+            units += [Part(0, [n], [prompt + answer]) for n, answer in zip(numbers, answers, strict=True)]
+    # Like lengths together: a grid of scores is as wide as its longest row.
+    units.sort(key=lambda unit: (unit.k, max(map(len, unit.answers or unit.prompts))))
+    part: Part | None = None
+    for unit in units:
+        whole = part.joined(unit) if part and part.k == unit.k else None
+        if (
+            whole
+            and whole.n_tokens <= budget
+            and score_cells(whole.prompts, whole.answers, n_head) <= MAX_SCORES
+        ):
+            part = whole
+            continue
+        if part:
+            yield part
+        part = unit
+    if part:
+        yield part

@@ -5,13 +5,14 @@ under the policy that learns, `old_logprobs` under the one that sampled, `ref_lo
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["k1", "k3", "exact"]
+CACHED = 1 << 18  # numbers of logits: 1 MB
 FLOOR = 1e-4  # under a spread, so that equal rewards stay at 0 and do not become NaN
 
 
@@ -85,14 +86,20 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """(N,) KL(policy || reference) of the next token, summed over the vocabulary; logits (N, vocab_size)."""
-    logprobs, ref_logprobs = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    logprobs, ref_logprobs = (x.log_softmax(-1, dtype=torch.float32) for x in (logits, ref_logits))
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """(N,) entropy of the next token in nats."""
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.log_softmax(-1, dtype=torch.float32)
     return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def by_rows(function: Callable[..., Tensor], *logits: Tensor) -> Tensor:
+    """A function of rows of logits (N, vocab_size), some rows at a time: what it makes stays in a processor's cache."""
+    n = max(1, CACHED // logits[0].size(1))
+    return torch.cat([function(*parts) for parts in zip(*(x.split(n) for x in logits), strict=True)])
 
 
 def clipped_losses(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from core_ml.feedback import shared
+from core_ml.feedback.layout import MAX_SCORES, Layout, lay_out, score_cells
 from core_ml.feedback.losses import (
     Estimator,
+    by_rows,
     clipped_losses,
     entropy,
     exact_kl,
@@ -22,12 +24,9 @@ from core_ml.feedback.losses import (
     value_losses,
 )
 from core_ml.feedback.rollout import Rollouts
-from core_ml.feedback.shared import Known, Layout
+from core_ml.feedback.shared import Known
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
-
-MAX_SCORES = 1 << 25
-"""Attention scores of a layer in one pass, and logits: 128 MB of each."""
 
 
 class Actor(nn.Module):
@@ -87,7 +86,7 @@ def parts(policy: GPT, rollouts: Rollouts, numbers: Sequence[int]) -> Iterator[l
         group = list(numbers[begin : begin + rollouts.n])
         rows = [rollouts.rows[number] for number in part + group]
         config = policy.config
-        scores = shared.score_cells([row[0] for row in rows], [row[1] for row in rows], config.n_head)
+        scores = score_cells([row[0] for row in rows], [row[1] for row in rows], config.n_head)
         if part and max(scores, sum(len(row[1]) for row in rows) * config.vocab_size) > MAX_SCORES:
             yield part
             part = []
@@ -98,7 +97,7 @@ def parts(policy: GPT, rollouts: Rollouts, numbers: Sequence[int]) -> Iterator[l
 
 def _laid_out(rollouts: Rollouts, numbers: Sequence[int], device: torch.device) -> Layout:
     rows = [rollouts.rows[number] for number in numbers]
-    return shared.lay_out([row[0] for row in rows[:: rollouts.n]], [row[1] for row in rows], device)
+    return lay_out([row[0] for row in rows[:: rollouts.n]], [row[1] for row in rows], device)
 
 
 @torch.no_grad()
@@ -118,10 +117,10 @@ def look_back(actor: Actor, chat: GPT | None, rollouts: Rollouts) -> Before:
                 logits = shared.logits(policy, states)
             ref_logits = shared.logits(chat, shared.hidden(chat, layout)) if chat else None
         found.old += layout.of_answers(shared.token_logprobs(logits, layout))
-        found.entropy += layout.of_answers(entropy(logits)[layout.source])
+        found.entropy += layout.of_answers(by_rows(entropy, logits)[layout.source])
         if ref_logits is not None:
             found.ref += layout.of_answers(shared.token_logprobs(ref_logits, layout))
-            found.kl += layout.of_answers(exact_kl(logits, ref_logits)[layout.source])
+            found.kl += layout.of_answers(by_rows(exact_kl, logits, ref_logits)[layout.source])
         if actor.value_head and states is not None:
             found.values += layout.of_answers(actor.values(states)[layout.source])
     return found

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from core_ml.feedback.batches import Row
-from core_ml.feedback.shared import Known, Layout, Name, lay_out
-from core_ml.model.attention import capped
+from core_ml.feedback.layout import Layout, lay_out
+from core_ml.feedback.shared import Known, Name, bounded
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
 from core_ml.sampling.generate import Completion, complete, rows_of
@@ -61,7 +61,8 @@ class Recording:
         first = torch.stack([self.first[tuple(prompt)] for prompt, _ in rows[::k]])
         if (-1, "head") not in known:
             return first
-        return torch.cat((first, capped(known[-1, "head"].float(), model.config.logit_softcap)))
+        rest = bounded(known[-1, "head"], model.config.logit_softcap)
+        return torch.cat((first.to(rest.dtype), rest))
 
 
 def sample(

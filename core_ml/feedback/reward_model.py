@@ -7,7 +7,6 @@ checkpoint, further members' weights beside it, and `reward.json` with the scale
 
 import json
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +20,14 @@ from torch import Tensor
 
 from core_ml import artifact
 from core_ml.errors import UserError
-from core_ml.feedback.batches import Row, as_prompt, by_length, pad
+from core_ml.feedback import shared
+from core_ml.feedback.batches import Row, as_prompt, in_parts
 from core_ml.feedback.surface import Surface
 from core_ml.model import checkpoint
-from core_ml.model.device import autocast
+from core_ml.model.device import autocast, tokens_at_once
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
 
-SCORING_BUDGET = 16_384  # padded tokens of one forward pass without gradient
 FILE = "reward.json"
 MAX_MEMBERS = 16
 
@@ -113,13 +112,11 @@ class RewardModel:
         rows = [encode(self.tokenizer, *pair, self.model.config.max_seq_len) for pair in distinct]
         found = []
         for member, shift in zip(self.members, self.shifts or [0.0] * len(self.members), strict=True):
-            values = [0.0] * len(distinct)
-            # The order decides which rows are padded together, and with that the last bits: keep it fixed.
-            for indices in by_length([sum(map(len, row)) for row in rows], SCORING_BUDGET, random.Random(0)):
-                with torch.no_grad():
-                    read = read_rewards(member, [rows[i] for i in indices])
-                for i, value in zip(indices, read.tolist(), strict=True):
-                    values[i] = (value + beside[i] - shift - self.mean) / self.std
+            with torch.no_grad():
+                read = read_rewards(member, rows).tolist() if rows else []
+            values = [
+                (value + own - shift - self.mean) / self.std for value, own in zip(read, beside, strict=True)
+            ]
             found.append([values[place[pair]] for pair in pairs])
         return found
 
@@ -160,8 +157,13 @@ def encode(tokenizer: Tokenizer, prompt: str, completion: str, max_len: int) -> 
 
 
 def read_rewards(model: GPT, rows: Sequence[Row]) -> Tensor:
-    """(B,) float32: the value of each row's last token."""
-    batch = pad(rows, model.device)
-    with autocast(model.device):
-        hidden = model.hidden(batch.ids)
-    return model.value(hidden[torch.arange(len(rows), device=model.device), batch.last])
+    """(B,) float32: the value of each row's last token. What rows share of their beginning is read once."""
+    values: list[Tensor] = []
+    numbers: list[int] = []
+    for part in in_parts(rows, tokens_at_once(model.device), model.config.n_head):
+        with autocast(model.device):
+            values.append(model.value(shared.hidden(model, part.laid_out(model.device))))
+        numbers += part.numbers
+    places = torch.empty(len(rows), dtype=torch.long)
+    places[torch.tensor(numbers)] = torch.arange(len(rows))
+    return torch.cat(values)[places.to(model.device)]

@@ -3,18 +3,16 @@
 The textbook repeats the prompt for each of its answers and fills all rows up to the longest. Here all tokens lie flat,
 one after another, without padding: first every prompt once, then the answers. Only attention sees grids: an answer's
 queries meet the keys of its prompt, shared with its siblings, and the answer's own. The product over a group sums the
-siblings' gradients by itself. The last token of an answer is not read, as nothing follows it, and of the last layer
-only what is read goes past attention. Source: the split of attention as in Juravsky et al. 2024, arXiv:2402.05099.
+siblings' gradients by itself. Of the last layer only what is read goes past attention. Source: the split of attention as in Juravsky et al. 2024, arXiv:2402.05099.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from core_ml.feedback.layout import Layout
+from core_ml.feedback.losses import CACHED, by_rows
 from core_ml.model.attention import attend, capped
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation, rotate
 
@@ -23,84 +21,6 @@ Name = tuple[int, str]
 """A matrix: the number of its layer and what it is there; the head is (-1, "head")."""
 Known = dict[Name, Tensor]
 """Outputs of matrices at the answers' tokens that somebody has computed already, in the layout's order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the tokens of G prompts with k answers each lie; R = G · k, P and N are the longest prompt and answer read.
-
-    Of M flat tokens the first M0 are the prompts'. `read` are the places whose hidden states matter: the last token
-    of each prompt, then the answers' tokens. Token i of all answers, one answer after another, is `targets[i]` and is
-    written by row `source[i]` of what is read.
-    """
-
-    ids: Tensor  # (M,)
-    positions: Tensor  # (M,)
-    n_prompt_tokens: int
-    prompt_cells: Tensor  # (M0,) in a grid of G · P
-    answer_cells: Tensor  # (M - M0,) in a grid of R · N
-    read: Tensor
-    source: Tensor
-    targets: Tensor
-    lengths: list[int]  # (R,) tokens of each answer
-    prompt_lengths: Tensor  # (R,) of each answer's prompt
-    G: int
-    k: int
-    P: int
-    N: int
-
-    def of_answers(self, x: Tensor) -> list[Tensor]:
-        return list(x.split(self.lengths))
-
-
-def lay_out(
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    device: torch.device,
-    order: Sequence[tuple[int, int]] | None = None,
-) -> Layout:
-    """k consecutive answers for each prompt; none is empty.
-
-    Args:
-        order: (answer, place in it) of all tokens that are read, if they lie otherwise than one answer after another.
-    """
-    G, R = len(prompts), len(answers)
-    k = R // G
-    assert G * k == R and all(prompts) and all(answers)
-    sizes = [len(answer) - 1 for answer in answers]
-    P, N = max(map(len, prompts)), max(sizes)
-    order = order or [(row, t) for row, size in enumerate(sizes) for t in range(size)]
-    n_prompt = sum(map(len, prompts))
-    place = {cell: number for number, cell in enumerate(order)}
-    ids = [token for prompt in prompts for token in prompt] + [answers[row][t] for row, t in order]
-    positions = [t for prompt in prompts for t in range(len(prompt))]
-    positions += [len(prompts[row // k]) + t for row, t in order]
-    ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
-    source = [
-        G + place[row, t - 1] if t else row // k
-        for row, answer in enumerate(answers)
-        for t in range(len(answer))
-    ]
-
-    def on(numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=device)
-
-    return Layout(
-        ids=on(ids),
-        positions=on(positions),
-        n_prompt_tokens=n_prompt,
-        prompt_cells=on([g * P + t for g, prompt in enumerate(prompts) for t in range(len(prompt))]),
-        answer_cells=on([row * N + t for row, t in order]),
-        read=torch.cat((ends, torch.arange(n_prompt, len(ids)))).to(device),
-        source=on(source),
-        targets=on([token for answer in answers for token in answer]),
-        lengths=[len(answer) for answer in answers],
-        prompt_lengths=on([len(prompts[row // k]) for row in range(R)]),
-        G=G,
-        k=k,
-        P=P,
-        N=N,
-    )
 
 
 def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
@@ -120,20 +40,18 @@ def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
 
 
 def logits(model: GPT, states: Tensor, known: Known | None = None) -> Tensor:
-    """(len(read), vocab_size) float32 from `hidden`."""
-    raw = _product((-1, "head"), model.head_weight, None, states, known or {}).float()
-    return capped(raw, model.config.logit_softcap)
+    """(len(read), vocab_size) from `hidden`, in the products' type where there is no softcap."""
+    raw = _product((-1, "head"), model.head_weight, None, states, known or {})
+    return bounded(raw, model.config.logit_softcap)
+
+
+def bounded(raw: Tensor, softcap: float | None) -> Tensor:
+    return raw if softcap is None else capped(raw.float(), softcap)
 
 
 def token_logprobs(logits: Tensor, layout: Layout) -> Tensor:
     """(number of the answers' tokens,) log-probability of each, one answer after another."""
     return _TokenLogprobs.apply(logits, layout.source, layout.targets)
-
-
-def score_cells(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], n_head: int) -> int:
-    """How many attention scores a layer has: what decides how many groups fit into one pass."""
-    longest = max(map(len, answers))
-    return len(answers) * n_head * longest * (max(map(len, prompts)) + longest)
 
 
 def _flat(rotation: Rotation) -> Rotation:
@@ -263,17 +181,27 @@ class _KnownProduct(Function):
 
 
 class _TokenLogprobs(Function):
-    """Log-softmax read at some tokens; several may be written by one row. The gradient is made in one pass."""
+    """Log-softmax read at some tokens; several may be written by one row. Some rows at a time, as `by_rows`."""
 
     @staticmethod
     def forward(ctx, logits, source, targets):  # type: ignore[no-untyped-def]
-        total = logits.logsumexp(-1)
+        total = by_rows(lambda rows: rows.float().logsumexp(-1), logits)
         ctx.save_for_backward(logits, total, source, targets)
-        return logits[source, targets] - total[source]
+        return logits[source, targets].float() - total[source]
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         logits, total, source, targets = ctx.saved_tensors
         of_row = torch.zeros_like(total).index_add_(0, source, grad)
-        grads = torch.exp(logits - total[:, None]).mul_(-of_row[:, None])
-        return grads.index_put_((source, targets), grad, accumulate=True), None, None
+        order = source.argsort(stable=True)
+        n, grads, begin, token = max(1, CACHED // logits.size(1)), torch.empty_like(logits), 0, 0
+        n_tokens = torch.bincount(source, minlength=len(total)).cpu()
+        for rows, into, n_of in zip(logits.split(n), grads.split(n), n_tokens.split(n), strict=True):
+            end, last = begin + len(rows), token + int(n_of.sum())
+            own = order[token:last]
+            part = torch.exp(rows.float() - total[begin:end, None]).mul_(-of_row[begin:end, None])
+            # Summed in float32: where a token is nearly certain, little is left of the two.
+            part.index_put_((source[own] - begin, targets[own]), grad[own], accumulate=True)
+            into.copy_(part)
+            begin, token = end, last
+        return grads, None, None

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from core_ml.feedback import shared
+from core_ml.feedback.batches import WORTH_SHARING, in_parts
+from core_ml.feedback.layout import lay_out
 from core_ml.feedback.remembered import sample
+from core_ml.feedback.reward_model import read_rewards
+from core_ml.model import device
 from tests.core_ml.models import small_model
 
 PROMPTS = [[4, 5, 6, 7, 8, 9, 10], [11, 12, 13]]
@@ -19,6 +23,12 @@ NETWORKS = {
         "attention_softcap": 20.0, "logit_softcap": 15.0, "positions": "learned",
     },
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Products in float32, so that differences are of the arithmetic and not of its rounding."""
+    monkeypatch.setattr(device, "_precision", torch.float32)
 
 
 def drawn(model):
@@ -52,7 +62,7 @@ def test_logprobs_and_gradients_are_those_of_whole_rows(changes, remembered):
         layout, known = recording.of(rows, range(len(rows)), N, model.device)
         assert len(known) == 4 * model.config.n_layer + 1
     else:
-        layout, known = shared.lay_out(PROMPTS, [answer for _, answer in rows], model.device), {}
+        layout, known = lay_out(PROMPTS, [answer for _, answer in rows], model.device), {}
     got = shared.token_logprobs(shared.logits(model, shared.hidden(model, layout, known), known), layout)
     (got * weights).sum().backward()
     assert got.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
@@ -98,3 +108,48 @@ def test_a_known_product_is_looked_up_and_not_computed():
         assert torch.equal(shared.logits(model, states, known)[2:], sound[2:])
         spoilt = {name: values + 1 if name == (-1, "head") else values for name, values in known.items()}
         assert torch.allclose(shared.logits(model, states, spoilt)[2:], sound[2:] + 1)
+
+
+LONG = list(range(4, 4 + WORTH_SHARING))
+REWARDED = [
+    (LONG, [20, 21, 22]), ([30, 31], [32, 33]), (LONG, [23]), ([40] * 9, [41, 42]), ([], [50, 51, 52, 53]),
+    ([40] * 9, [43]), ([40] * 9, [44, 45, 46, 47, 48]), ([30, 31], [34, 35, 36]), ([60] * 9, [61]), ([60] * 9, [62, 63]),
+]  # fmt: skip
+
+
+def test_parts_hold_every_row_once_and_no_more_than_the_budget():
+    for budget in (1, 20, 1000):
+        parts = list(in_parts(REWARDED, budget, n_head=2))
+        assert sorted(n for part in parts for n in part.numbers) == list(range(len(REWARDED)))
+        for part in parts:
+            assert part.n_tokens <= budget or len(part.prompts) == 1
+            whole = [prompt for prompt in part.prompts for _ in range(part.k or 1)]
+            for number, begin, answer in zip(
+                part.numbers, whole, part.answers or [[]] * len(whole), strict=True
+            ):
+                assert begin + answer == [*REWARDED[number][0], *REWARDED[number][1]]
+    # All the short prompts stand with their answers, and two groups of two answers share one part.
+    assert [(part.k, len(part.prompts)) for part in parts] == [(0, 3), (2, 2), (3, 1)]
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_rewards_and_their_gradients_are_those_of_whole_rows(changes, budget, monkeypatch):
+    monkeypatch.setattr("core_ml.feedback.reward_model.tokens_at_once", lambda device: budget)
+    model = small_model(340, value_head=True, **changes)
+    torch.nn.init.normal_(model.value_head.weight)
+    weights = torch.randn(len(REWARDED), generator=torch.Generator().manual_seed(0))
+
+    def gradients(rewards):
+        (rewards * weights).sum().backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    rows = [torch.tensor([prompt + answer]) for prompt, answer in REWARDED]
+    wanted = torch.cat([model.value(model.hidden(row)[:, -1]) for row in rows])
+    expected = gradients(wanted)
+    got = read_rewards(model, REWARDED)
+    assert got.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
+    for name, gradient in gradients(got).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-5 * expected[name].abs().max().item()), name

@@ -1,0 +1,106 @@
+"""Where the tokens of prompts and their answers lie when each prompt is read once and nothing is filled up.
+
+Products see all tokens flat, one after another: first every prompt, then the answers. Attention sees two grids, one
+of the prompts and one of the answers, whose empty cells are zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+MAX_SCORES = 1 << 25
+"""Attention scores of a layer in one pass: 128 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tokens of G prompts with k answers each lie; R = G · k, P and N are the longest prompt and answer read.
+
+    Of M flat tokens the first M0 are the prompts'. `read` are the places whose hidden states matter. For a policy these
+    are the last token of each prompt, then the answers' tokens but the last, which nothing follows: token i of all
+    answers, one answer after another, is `targets[i]` and is written by row `source[i]` of what is read. For a reward
+    model (`whole`) it is the last token of each answer, or of each prompt where there are no answers.
+    """
+
+    ids: Tensor  # (M,)
+    positions: Tensor  # (M,)
+    n_prompt_tokens: int
+    prompt_cells: Tensor  # (M0,) in a grid of G · P
+    answer_cells: Tensor  # (M - M0,) in a grid of R · N
+    read: Tensor
+    source: Tensor
+    targets: Tensor
+    lengths: list[int]  # (R,) tokens of each answer
+    prompt_lengths: Tensor  # (R,) of each answer's prompt
+    G: int
+    k: int
+    P: int
+    N: int
+
+    def of_answers(self, x: Tensor) -> list[Tensor]:
+        return list(x.split(self.lengths))
+
+
+def lay_out(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    device: torch.device,
+    order: Sequence[tuple[int, int]] | None = None,
+    whole: bool = False,
+) -> Layout:
+    """k consecutive answers for each prompt, or none at all; nothing is empty.
+
+    Args:
+        order: (answer, place in it) of all tokens that are read, if they lie otherwise than one answer after another.
+        whole: for a reward model, which reads answers to their ends.
+    """
+    G, R = len(prompts), len(answers)
+    k = R // G
+    assert G * k == R and all(prompts) and all(answers)
+    sizes = [len(answer) - (not whole) for answer in answers]
+    P, N = max(map(len, prompts)), max(sizes, default=0)
+    order = order or [(row, t) for row, size in enumerate(sizes) for t in range(size)]
+    n_prompt = sum(map(len, prompts))
+    place = {cell: number for number, cell in enumerate(order)}
+    ids = [token for prompt in prompts for token in prompt] + [answers[row][t] for row, t in order]
+    positions = [t for prompt in prompts for t in range(len(prompt))]
+    positions += [len(prompts[row // k]) + t for row, t in order]
+    ends = [end - 1 for end in accumulate(map(len, prompts))]
+    if whole:
+        read = [n_prompt + place[row, size - 1] for row, size in enumerate(sizes)] or ends
+    else:
+        read = [*ends, *range(n_prompt, len(ids))]
+    source = [
+        G + place[row, t - 1] if t else row // k
+        for row, answer in enumerate(answers)
+        for t in range(0 if whole else len(answer))
+    ]
+
+    def on(numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    return Layout(
+        ids=on(ids),
+        positions=on(positions),
+        n_prompt_tokens=n_prompt,
+        prompt_cells=on([g * P + t for g, prompt in enumerate(prompts) for t in range(len(prompt))]),
+        answer_cells=on([row * N + t for row, t in order]),
+        read=on(read),
+        source=on(source),
+        targets=on([] if whole else [token for answer in answers for token in answer]),
+        lengths=[len(answer) for answer in answers],
+        prompt_lengths=on([len(prompts[row // k]) for row in range(R)]),
+        G=G,
+        k=k,
+        P=P,
+        N=N,
+    )
+
+
+def score_cells(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], n_head: int) -> int:
+    """How many attention scores a layer has: what decides how many groups fit into one pass."""
+    widest, longest = max(map(len, prompts)), max(map(len, answers), default=0)
+    return n_head * (len(prompts) * widest**2 + len(answers) * longest * (widest + longest))
