@@ -1,0 +1,56 @@
+"""What was marked as nonsense, as rankings that a reward model learns from: it stands last among the fair answers.
+
+The fair answers stand in the order that labelers gave them, where a labeler has ranked the group, and are tied where
+nobody has: their scores come from the reward model itself, which must not be taught its own opinion. Nonsense that
+is ranked alone, with nothing beside it, teaches that its form is bad, which it shares with good answers.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+TRICK = 0
+"""Where the trick's text stands among a group's completions."""
+Order = Sequence[Sequence[int]]
+
+
+def rankings(
+    groups: Iterable[Mapping[str, Any]],
+    nonsense: Collection[str],
+    labeler: str,
+    orders: Mapping[str, Order] | None = None,
+    simulated: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A row of the form `rankings` for each group of a marked trick; `metadata` is a dict.
+
+    Args:
+        groups: rows of a hunt's dataset.
+        nonsense: the ids of the tricks that were marked.
+        labeler: who marked them.
+        orders: by group_id, how a labeler ordered its completions.
+    """
+    for group in groups:
+        if group["trick"] not in nonsense:
+            continue
+        fair = (orders or {}).get(group["group_id"])
+        yield {
+            "group_id": group["group_id"],
+            "prompt": group["prompt"],
+            "completions": list(group["completions"]),
+            "labeler": labeler,
+            "simulated": simulated,
+            "order": last(fair or [list(range(len(group["completions"])))]),
+            "all_bad": False,
+            "flags": '{"0": ["nonsense"]}',
+            "seconds": 0.0,
+            "metadata": {
+                "trick": group["trick"],
+                "kind": group["kind"],
+                "fair": "ranked" if fair else "tied",
+            },
+        }
+
+
+def last(order: Order) -> list[list[int]]:
+    """The same order with the trick behind all others."""
+    others = [[index for index in tied if index != TRICK] for tied in order]
+    return [*(tied for tied in others if tied), [TRICK]]
