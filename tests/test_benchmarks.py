@@ -19,3 +19,34 @@ def test_a_benchmark_agrees_with_its_peers_and_ends_with_one_line_of_json(name: 
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found and all(set(one) >= FIELDS and one["benchmark"] == name for one in found)
     assert all(one["ours"] > 0 and one["peer"] > 0 for one in found)
+
+
+def test_the_order_of_labelling_is_measured_on_peoples_own_rankings(shared: Path) -> None:
+    if not (shared / "pref-pandalm").is_dir():
+        pytest.skip("the shared data has no pref-pandalm")
+    command = [sys.executable, "benchmarks/selection.py", "--quick", "--data", str(shared)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert len(found) == 4 and all(set(one) >= FIELDS and one["benchmark"] == "selection" for one in found)
+    assert all(one["ours"] > 0 and one["peer"] > 0 for one in found)
+
+
+def test_overoptimization_in_small_keeps_the_plots_data_and_tells_them_again(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    told = []
+    for how in ("--quick", "--report"):
+        command = [sys.executable, "benchmarks/overoptimization.py", how, "--out", str(data)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        told.append([line for line in ended.stdout.splitlines() if "processor time" not in line])
+    assert told[0] == told[1]
+    assert all(set(one) >= FIELDS for one in json.loads(told[0][-1]))
+    found = json.loads(data.read_text())
+    for one in found["best_of_n"].values():
+        assert len(one["n"]) == len(one["d"]) == len(one["gold_mean"]) and one["d"][0] == 0
+        # Whatever gold says, the best of more answers by a proxy is better by that proxy.
+        assert all(curve == sorted(curve) for curve in one["proxy"])
+    assert all(
+        run["steps"][-1] == 4 and run["kl"][-1] > 0 for one in found["rl"].values() for run in one["runs"]
+    )

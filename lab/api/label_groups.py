@@ -46,7 +46,11 @@ def list_groups(
 
 @router.post("/projects/{id}/uncertainty", response=answers(UncertaintyOut))
 def set_uncertainty(request: HttpRequest, id: Number, data: UncertaintyIn) -> dict[str, int]:
-    """Say how far the reward models of an ensemble disagree about groups: the uncertain come first, if so set."""
+    """Say how far the reward models of an ensemble disagree about groups: the uncertain come first, if so set.
+
+    Give the spread, over the members, of the probability that one answer beats another. That of their scores prefers
+    answers of unlike form, about which every member may be sure (measured in benchmarks/selection.py).
+    """
     project = get_object_or_404(queries.visible(), pk=id)
     return {"groups": services.set_uncertainty(project, data.scores)}
 

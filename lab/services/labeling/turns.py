@@ -3,6 +3,7 @@
 Uncertain is where the reward models of an ensemble disagree; whoever scores the groups says how far. Taking the most
 uncertain alone asks many times the same thing, so each choice is weighed against its likeness to those before it.
 Source: Carbonell and Goldstein 1998, "The use of MMR", with cosine over hashed trigrams of letters as the likeness.
+Whether it pays is measured by benchmarks/selection.py: up to 3.5 times as few rankings, and sometimes nothing.
 """
 
 import math
