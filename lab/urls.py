@@ -20,6 +20,7 @@ from lab.pages import (
     styleguide,
     tokenizers,
     tour,
+    tricks,
 )
 
 SECTIONS = (
@@ -28,6 +29,7 @@ SECTIONS = (
     search,
     runs,
     run,
+    tricks,
     compare,
     new_run,
     account,

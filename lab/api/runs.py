@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from lab.api import overoptimization, rollouts
+from lab.api import overoptimization, rollouts, tricks
 from lab.api.base import Given, Limit, Number, Offset, Page, Words, answers, page
 from lab.errors import FieldError, Invalid
 from lab.models import Run
@@ -20,6 +20,7 @@ from lab.services import runs as services
 router = Router(tags=["runs"])
 router.add_router("", rollouts.router)
 router.add_router("", overoptimization.router)
+router.add_router("", tricks.router)
 MAX_COMPARED = 8
 RunStatus = Literal[STATUSES]  # type: ignore[valid-type]
 

@@ -8,12 +8,14 @@ from lab.models.metric import MetricChunk
 from lab.models.run import Attempt, Figure, IdempotencyKey, LogLine, Run, RunInput, Sample, Shard
 from lab.models.served import ModelAddress, ModelFile
 from lab.models.tour import Tour
+from lab.models.trick import VERDICTS, TrickMark
 
 __all__ = [
     "FLAGS",
     "NEXT",
     "OUTCOMES",
     "ROLES",
+    "VERDICTS",
     "Account",
     "Answer",
     "Artifact",
@@ -37,6 +39,7 @@ __all__ = [
     "SignInLink",
     "Token",
     "Tour",
+    "TrickMark",
     "Turn",
     "Vote",
 ]

@@ -12,20 +12,33 @@ from django.views.decorators.http import require_http_methods, require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Run
 from lab.models.run import FAILED, SUCCEEDED
-from lab.pages import curves, lineage, overoptimization, rollouts
+from lab.pages import curves, lineage, overoptimization, rollouts, tricks
 from lab.pages.home import board_parts
 from lab.queries import artifacts, runs
 from lab.queries.headlines import headlines, say
 from lab.queries.overoptimization import KINDS as CAN_OVEROPTIMIZE
 from lab.queries.rollouts import KINDS as KEEP_ROLLOUTS
+from lab.queries.tricks import KINDS as HUNTS
 from lab.security import plots
 from lab.services import runs as services
 
-TABS = ("overview", "curves", "samples", "rollouts", "overoptimization", "log", "config", "lineage", "files")
+TABS = (
+    "overview",
+    "curves",
+    "samples",
+    "rollouts",
+    "overoptimization",
+    "tricks",
+    "log",
+    "config",
+    "lineage",
+    "files",
+)
 TITLES = {"overoptimization": "Over-optimisation"}
 OWN = {
     "rollouts": (KEEP_ROLLOUTS, rollouts.context),
     "overoptimization": (CAN_OVEROPTIMIZE, overoptimization.context),
+    "tricks": (HUNTS, tricks.context),
 }
 """Tabs that only some kinds of run have, with what fills them."""
 N_SAMPLES, N_LOG, N_LOG_SHOWN = 5, 2000, 40

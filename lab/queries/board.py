@@ -135,6 +135,8 @@ def _maker(artifact: Artifact, projects: list[Project]) -> str:
         for project in projects:
             if any(project.source_id in ids for ids in sources.values()):
                 return f"project-{project.pk}"
+        if isinstance(marked := artifact.summary.get("hunt"), int):
+            return f"run-{marked}"
     return f"run-{artifact.run_id}"
 
 
