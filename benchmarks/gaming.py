@@ -101,6 +101,8 @@ def toured(home: Path) -> Made:
 
 def small(out: Path) -> Made:
     """A chat model that has learned next to nothing, and rankings of its answers by the rule: for --quick."""
+    import torch
+
     from core_ml.model import checkpoint
     from core_ml.model.gpt import GPT, GPTConfig
     from core_ml.tokenizer.tokenizer import Tokenizer
@@ -112,6 +114,7 @@ def small(out: Path) -> Made:
     if not (out / "base").exists():
         size = {"n_layer": 2, "n_head": 2, "n_kv_head": 2, "d_model": 32, "max_seq_len": 128}
         writer = artifact.Writer(out / "base", id="base", kind="checkpoint", role="base", name="base", origin=ORIGIN)  # fmt: skip
+        torch.manual_seed(0)
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **size))
         checkpoint.save(model, tokenizer, writer.path)
         writer.finish({"n_parameters": model.config.n_parameters})
