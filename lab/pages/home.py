@@ -103,6 +103,16 @@ def _on_board(one: Stone, words: str) -> dict[str, Any]:
         ranked = f"{number(one.n_groups - one.n_left)} of {number(one.n_groups)} groups ranked"
         url = reverse("labeling_project", args=[one.project.pk])
         return item | {"stone": look, "number": letter(one.project.pk), "name": one.project.name, "words": ranked, "url": url}  # fmt: skip
+    if one.arena:
+        counted = zip(one.arena, ("model", "vote"), strict=True)
+        words = ", ".join(f"{number(n)} {what}{'s' if n != 1 else ''}" for n, what in counted)
+        return item | {
+            "stone": "people",
+            "number": "",
+            "name": "Arena",
+            "words": words,
+            "url": reverse("arena"),
+        }
     if one.planned:
         kind = one.planned
         url = reverse("new_run_kind", args=[kind]) if kind in recipes.all_recipes() else reverse("runs")
@@ -117,6 +127,8 @@ def _on_board(one: Stone, words: str) -> dict[str, Any]:
 
 def _stage(one: Stone) -> str:
     """The stage's title, for phones, where there are no columns. What people rank serves alignment."""
+    if one.arena:
+        return COLUMN_TITLES["arena"][0]
     recipe = recipes.all_recipes().get(one.run.kind) if one.run else None
     return COLUMN_TITLES[recipe.stage if recipe else "aligned" if not one.run else "pages"][0]
 

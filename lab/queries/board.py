@@ -11,7 +11,7 @@ from typing import Any
 from django.db.models import Count
 
 from core_ml import recipes
-from lab.models import Artifact, Project, Run, RunInput
+from lab.models import Artifact, Contender, Project, Run, RunInput, Vote
 from lab.models.run import LIVE
 
 COLUMNS = {"pages": 3, "tokens": 8, "base": 14, "assistant": 20, "reasoner": 25, "aligned": 30, "arena": 35}
@@ -41,6 +41,8 @@ class Stone:
     run: Run | None = None
     project: Project | None = None
     planned: str = ""
+    arena: tuple[int, int] | None = None
+    """Where models met: how many of them, and votes on them."""
     links: list[tuple[str, int]] = field(default_factory=list)
     """(id of a stone that feeds this one, priority of the input: 0 is the main one)."""
     parent: str | None = None
@@ -122,7 +124,20 @@ def _stones(only: set[int] | None) -> dict[str, Stone]:
                     kind = wanted.kind if wanted else "dataset"
                     stones[f"run-{run.pk}"].links.append((maker, _priority(kind, maker)))
     _plan(stones, projects)
+    if only is None:
+        _meet(stones)
     return stones
+
+
+def _meet(stones: dict[str, Stone]) -> None:
+    """One stone for the arena, fed by the runs whose models are drawn there; what learns from its votes goes on elsewhere."""
+    contenders = Contender.objects.filter(checkpoint__run__in=[s.run.pk for s in stones.values() if s.run])
+    makers = list(dict.fromkeys(contenders.values_list("checkpoint__run_id", flat=True)))
+    if makers:
+        met = Stone("arena", COLUMNS["arena"], max(s.order for s in stones.values()) + 1)
+        met.arena = Contender.objects.count(), Vote.objects.count()
+        met.links = [(f"run-{pk}", 1) for pk in sorted(makers, reverse=True)]
+        stones[met.id] = met
 
 
 def _maker(artifact: Artifact, projects: list[Project]) -> str:

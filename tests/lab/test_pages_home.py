@@ -5,7 +5,7 @@ import re
 import pytest
 from django.utils import timezone
 
-from lab.models import Artifact, Group, Project, Ranking, Run, RunInput
+from lab.models import Artifact, Contender, Group, Project, Ranking, Run, RunInput
 from lab.queries.board import board
 from lab.queries.lineage import chain
 from lab.templatetags.lab import letter
@@ -77,6 +77,16 @@ def test_the_models_own_line_is_one_row_and_its_feedback_another(life):
     ]
     assert len({y for _, y in side}) == 1 and side[0][1] != main[0][1]
     assert [x for x, _ in side] == [20, 25, 30]
+
+
+def test_models_that_met_lead_to_the_arena(life, browser):
+    chat = Artifact.objects.get(role="chat")
+    Contender.objects.create(name=EVIL, model=chat.pk, checkpoint=chat)
+    drawn = board()
+    assert places(drawn)["arena"][0] == 35
+    assert (f"run-{life['sft'].pk}", "arena") in {(link["from"], link["to"]) for link in drawn.links}
+    page = browser().get("/").content.decode()
+    assert "1 model, 0 votes" in page and EVIL not in page
 
 
 def test_rankings_join_people_to_the_reward_model_and_detours_are_not_drawn_twice(life):
