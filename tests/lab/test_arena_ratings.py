@@ -62,7 +62,8 @@ def test_nothing_is_counted_again_until_there_is_a_vote(lea, three, monkeypatch)
     ratings._fitted.cache_clear()
     first = ratings.leaderboard()
     Contender.objects.filter(pk=a.pk).update(name="renamed")
-    assert ratings.leaderboard().rows[0].rating == first.rows[0].rating and len(calls) == 1
+    told = {row.contender.pk: row.rating for row in first.rows}
+    assert {row.contender.pk: row.rating for row in ratings.leaderboard().rows} == told and len(calls) == 1
     assert {row.contender.name for row in ratings.leaderboard().rows} == {"renamed", "B-1", "C-1"}
     fights.many(lea, [(a, b, "left")])
     assert ratings.leaderboard().n_votes == 3 and len(calls) == 2
@@ -92,7 +93,9 @@ def test_what_more_votes_would_tell_stands_with_the_soonest_first(lea, three):
 
 
 def test_style_is_taken_out_where_the_longer_answer_always_wins(lea, three):
-    """A is longer and wins whenever it is: without length nothing is left between them."""
+    """The longer one of 12 wins, which is A's in 8: of its odds of 2 to 1 only half of the logarithm is left, as
+    2 / (1 + e^(d + b)) = 1 / (1 + e^(b - d)) has e^(2d) near 2 for a strong effect b; a weaker one leaves some more.
+    """
     a, b, _ = three
     for n in range(12):
         longer = "word " * 40 if n < 8 else "word"
@@ -102,7 +105,7 @@ def test_style_is_taken_out_where_the_longer_answer_always_wins(lea, three):
     best = board.rows[0]
     assert best.contender == a and best.rating.points > 1000 + 40
     others = board.rows[1].rating
-    assert best.rating.styled - others.styled < 0.5 * (best.rating.points - others.points)
+    assert best.rating.styled - others.styled < 0.7 * (best.rating.points - others.points)
     [length] = [one for one in board.effects if one.name == "length"]
     assert length.low > 0
     assert best.tokens == pytest.approx((8 * 200 + 4 * 4) / 12)
