@@ -15,12 +15,16 @@ the mean, and held-out pairs of the first rankings that the reward model orders 
 a call that is cut off goes on where it was. The line of JSON at the end compares "among" with "tied" on those pairs.
 
 Last measured on one thread of two shared cores, the default tour's models (0.9 million weights, 700 rankings), seed 0,
---ways tied,among, ten minutes; round 1 is the same for both: 42 tricks that work, of 6,072 tried, pairs 0.842 (0.80 to
-0.88), among them "The sum is The sum is 34." at every prompt. Tied: round 2 finds 38 and 14 of 42 old ones still work, at
-40 % of prompts; round 3 finds 38, 25 of 80 still work, at 39 %; pairs fall to 0.821 and 0.796 (0.77 to 0.83). Among: 36 new,
-35 of 42 still work, at 76 %; then 34 new, 56 of 78 still work, at 73 %; pairs rise to 0.861 and 0.870 (0.84 to 0.90). So
-neither ends the hunt: what is put last closes holes and costs judgement, what is put in its place gains judgement and
-leaves holes, most of them wrong answers in the right form; each round finds nearly as many new ones as the first.
+14 minutes. Round 1 is the same for all: 42 tricks that work, of 6,072 tried, pairs 0.842 (0.80 to 0.88), among them "The sum
+is Spelled: The sum is Spelled:" at 95 % of prompts. Then, in rounds 2 and 3:
+
+       new tricks   old ones that still work, share of prompts   pairs
+tied   38, 38       14 of 42, 40 %   25 of 80, 39 %              0.821  0.796 (0.77 to 0.83)
+last   38, 37       25 of 42, 68 %   37 of 80, 55 %              0.864  0.861 (0.82 to 0.90)
+among  36, 34       35 of 42, 76 %   56 of 78, 72 %              0.861  0.870 (0.84 to 0.90)
+
+No way ends the hunt: each round finds nearly as many new tricks as the first. Tied fair answers close most holes and cost
+judgement; ordered ones cost none and close fewer. What still works is mostly wrong answers in the right form.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What was marked as nonsense, as rankings that a reward model learns from: it stands last among the fair answers.
 
 The fair answers stand in the order that labelers gave them, where a labeler has ranked the group, and are tied where
-nobody has: their scores come from the reward model itself, which must not be taught its own opinion. Nonsense that
-is ranked alone, with nothing beside it, teaches that its form is bad, which it shares with good answers.
+nobody has: their scores come from the reward model itself, which must not be taught its own opinion. Ties have a price
+(benchmarks/gaming.py): all that such rankings teach is that a form is bad, which tricks share with good answers.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
