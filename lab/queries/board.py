@@ -182,19 +182,27 @@ def waiting_groups(project: Project) -> tuple[int, int]:
 
 
 def _choose_parents(stones: dict[str, Stone]) -> None:
-    """Of what feeds a stone, the one whose row it continues: people first, then weights, then data; the nearest."""
+    """Of what feeds a stone, the one whose row it continues: people first, and of them the last that were asked; then
+    weights, then data; the nearest. A model that goes on practising stands by the newest of what it took in its column.
+    """
     for stone in stones.values():
-        if stone.links:
-            ranked = sorted(
-                enumerate(stone.links),
-                key=lambda entry: (
-                    entry[1][1],
-                    stones[entry[1][0]].x >= stone.x,
-                    -stones[entry[1][0]].x,
-                    entry[0],
-                ),
-            )
-            stone.parent = ranked[0][1][0]
+        if not stone.links:
+            continue
+        goes_on = any(_is_kin(stones[source], stone) for source, _ in stone.links)
+
+        def key(entry: tuple[int, tuple[str, int]], stone: Stone = stone, goes_on: bool = goes_on) -> Any:
+            place, (source, priority) = entry
+            before = stones[source]
+            here = goes_on and before.x == stone.x
+            age = before.order if here or before.project else 0
+            return priority, not here, before.x >= stone.x, -before.x, -age, place
+
+        stone.parent = min(enumerate(stone.links), key=key)[1][0]
+
+
+def _is_kin(source: Stone, stone: Stone) -> bool:
+    """Whether a run took what one of its own kind made, as a second turn of practice does."""
+    return bool(source.run and stone.run and source.run.kind == stone.run.kind)
 
 
 def _stack_sweeps(stones: dict[str, Stone]) -> None:
@@ -341,12 +349,18 @@ def _links(stones: list[Stone]) -> list[dict[str, Any]]:
 
 
 def _path(source: Stone, target: Stone, stones: list[Stone]) -> str:
-    """Straight along a row, else one corner: first down or up, then along; the other way where a stone is in the way."""
+    """Straight along a row, else one corner: first down or up, then along; the other way where a stone is in the way.
+
+    What leads back to an earlier stage, as a second turn does, goes between the rows.
+    """
     x1, y1, x2, y2 = (round(32 * value) for value in (source.x, source.y, target.x, target.y))
     if y1 == y2 or x1 == x2:
         return f"M{x1} {y1}L{x2} {y2}"
+    if x2 < x1:
+        between = y2 - 32 if y2 > y1 else y1 - 32
+        return f"M{x1} {y1}L{x1} {between}L{x2} {between}L{x2} {y2}"
     low, high = sorted((source.y, target.y))
     in_the_way = [s for s in stones if s.x == source.x and low <= s.y <= high and s is not source]
-    if in_the_way or x2 < x1:
+    if in_the_way:
         return f"M{x1} {y1}L{x2} {y1}L{x2} {y2}"
     return f"M{x1} {y1}L{x1} {y2}L{x2} {y2}"
