@@ -73,11 +73,10 @@ class Watch:
             own = self._judged(self._answers(self.chat, n, 1.0))
             self.notes["chat"] = {name: _scale(values, n) for name, values in own.items()}
         rollouts = self._answers(self.policy, n, 1.0)
-        found: dict[str, Any] = {
-            name: differences(values, *self.notes["chat"][name], n)
-            for name, values in self._judged(rollouts).items()
-        }
-        found["kl"] = None
+        found: dict[str, Any] = {"kl": None}
+        for name, values in self._judged(rollouts).items():
+            means, sd = self.notes["chat"][name]
+            found[name] = differences(values, means, sd, n)
         if self.measure_kl:
             # Never below 0 but for rounding, and a distance is its root.
             found["kl"] = max(0.0, look_back(Actor(self.policy), self.chat, rollouts).measures()["kl"])

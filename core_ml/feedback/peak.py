@@ -35,7 +35,7 @@ def differences(values: Sequence[float], own: Sequence[float], sd: float, n: int
 
 def measures(sampled: dict[str, Any]) -> dict[str, float]:
     """The metrics of one look's sampled answers: proxy and gold with their standard errors, and KL."""
-    found = {}
+    found: dict[str, float] = {}
     for name in ("proxy", "gold"):
         if sampled.get(name):
             value, error = with_error(sampled[name])
