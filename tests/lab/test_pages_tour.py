@@ -109,7 +109,7 @@ def both_turns(tour):
 
 def cells(page: str, heading: str) -> list[str]:
     """The words of the cells of the row that begins with a heading."""
-    row = re.search(rf'<tr><th scope="row">{heading} .*?</tr>', page, re.DOTALL)[0]
+    row = re.search(rf'<tr><th scope="row">{heading}\b.*?</tr>', page, re.DOTALL)[0]
     return [
         " ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)
     ]
