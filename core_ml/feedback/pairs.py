@@ -7,6 +7,7 @@ weighs as much as its labeler has proved reliable, where a dataset says so, and 
 
 import hashlib
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -167,6 +168,20 @@ def split(groups: list[Group], share: float, seed: int) -> tuple[list[Group], li
         [group for group in groups if group.prompt not in held_out],
         [group for group in groups if group.prompt in held_out],
     )
+
+
+def folds(groups: Sequence[Group], n: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Places of training and of held-out groups, `n` times, such that each prompt is held out once."""
+    prompts = sorted({group.prompt for group in groups})
+    random.Random(seed).shuffle(prompts)
+    own = {prompt: place % n for place, prompt in enumerate(prompts)}
+    return [
+        (
+            [i for i, group in enumerate(groups) if own[group.prompt] != fold],
+            [i for i, group in enumerate(groups) if own[group.prompt] == fold],
+        )
+        for fold in range(n)
+    ]
 
 
 def first_difference(prompt: str, better: str, worse: str) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.errors import UserError
 from core_ml.events import Event, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -120,7 +121,14 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     labelers: dict[str, float] = {}
     if config.weigh_labelers:
         train, labelers = weighed(train)
-    start, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
+    body = workspace.input("checkpoint")
+    start, tokenizer = checkpoint.load(body.path)
+    if not tokenizer.has_chat:
+        raise UserError(
+            f"{body.manifest.name} has no tokens for conversations, which is how a reward model reads: import it with "
+            "chat_tokens",
+            field="checkpoint",
+        )
     surface = _surface(config, train)
     trainer = _trainer(config, start, tokenizer, train, surface)
     members = Members(start, config.n_members, trainer.largest_tie, config.seed)
@@ -156,7 +164,7 @@ def _surface(config: RewardConfig, groups: Sequence["Group"]) -> "Surface | None
     from core_ml.feedback.surface import FEATURES, LENGTH, fit
 
     if config.surface_features:
-        return fit(groups, list(FEATURES), LENGTH if config.length_control else ())
+        return fit(groups, list(FEATURES), LENGTH if config.length_control else (), ridge=None)
     return fit(groups, LENGTH[:1], LENGTH[:1]) if config.length_control else None
 
 
@@ -374,8 +382,8 @@ RECIPE = Recipe(
     takes={
         "checkpoint": Input(
             "checkpoint",
-            ("chat", "aligned"),
-            description="The chat model it starts from, one of your own or imported.",
+            ("base", "chat", "aligned"),
+            description="The model it starts from, one of your own or imported: best one that has learned to chat.",
         ),
         "rankings": Input(
             "dataset",

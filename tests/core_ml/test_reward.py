@@ -1,6 +1,7 @@
 """Rankings, pairs, and the reward model."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from core_ml.feedback.pairs import (
     Ranking,
     agrees_with_two,
     first_difference,
+    folds,
     labelers_agree,
     length_wins,
     like_length,
@@ -109,6 +111,15 @@ def test_no_prompt_stands_on_both_sides_of_the_split():
     assert len(moved) <= 1
     with pytest.raises(UserError, match="rank more groups"):
         split(groups[:3], 0.25, seed=1)
+
+
+def test_each_prompt_is_held_out_by_one_fold():
+    groups = [Group(str(i), f"prompt {i // 3}", ("a", "b")) for i in range(60)]
+    parts = folds(groups, 4, seed=1)
+    assert sorted(i for _, held_out in parts for i in held_out) == list(range(60))
+    for train, held_out in parts:
+        assert sorted(train + held_out) == list(range(60)) and len(held_out) == 15
+        assert not {groups[i].prompt for i in train} & {groups[i].prompt for i in held_out}
 
 
 def test_the_rules_without_learning_and_the_criteria_are_those_of_a_ruler():
@@ -283,6 +294,23 @@ def test_it_orders_pairs_of_prompts_it_never_saw_and_says_how_sure_it_is(tmp_pat
         ["What is 3 + 1?"] * 2, ["The sum is 4.", "The sum is 5. I hope that helps."]
     )
     assert better > worse
+
+
+def test_a_run_on_rankings_by_length_says_that_it_learned_nothing_else(tmp_path, inputs):
+    rng, rows = random.Random(0), []
+    for i in range(40):
+        short, *long = ("".join(rng.choices("abcdefgh ", k=k)) for k in (4, 30, 30))
+        order = [[1], [2], [0]] if rng.random() < 0.5 else [[2], [1], [0]]  # of two long ones either
+        rows.append(ranking(f"g{i}", f"prompt {i}", [short, *long], order))
+    rankings = write_dataset(tmp_path / "by length", "rankings", rows)
+    events = list(run(SMALL, workspace(tmp_path, inputs | {"rankings": rankings})))
+    found = [event for event in events if isinstance(event, Summary)][-1].values
+    # Of three pairs the rule has two, and half of the third.
+    assert found["val_accuracy_longer_wins"] == pytest.approx(5 / 6, abs=1e-3)
+    assert found["val_accuracy"] > 0.7
+    assert any(
+        said.startswith("It has learned nothing but length: of 12 pairs") for said in found["findings"]
+    )
 
 
 def test_the_same_seed_gives_the_same_losses_and_a_stopped_run_goes_on_to_the_bit(tmp_path, inputs):

@@ -11,7 +11,7 @@ from core_ml.errors import UserError
 from core_ml.feedback.pairs import Group, Ranking
 from core_ml.feedback.reward_loss import bradley_terry, n_candidates, plackett_luce
 from core_ml.feedback.reward_training import Members, Trainer
-from core_ml.feedback.surface import FEATURES, LENGTH, Surface, fit
+from core_ml.feedback.surface import FEATURES, LENGTH, RIDGES, Surface, fit
 from tests.core_ml.models import small_model, small_tokenizer
 
 log = math.log
@@ -175,6 +175,58 @@ def test_features_are_weighed_as_an_independent_logistic_regression_does():
     )
     assert surface.weights == pytest.approx(theirs.coef_[0], abs=1e-4)
     assert Surface.from_dict(surface.as_dict()) == surface
+
+
+def test_each_feature_says_what_it_is_named_after():
+    def of(name, text, prompt="Name two red fruits."):
+        return FEATURES[name](prompt, text)
+
+    assert of("words", "an apple, a cherry") == log(5)
+    assert of("new words", "red fruits: apple, apple") == log(2)  # "apple" alone is not of the prompt
+    assert of("prompt taken up", "Two fruits!") == 0.5
+    assert of("echo of the prompt", "Two fruits and trees") == 0.5
+    # Of the fours "name two red fruits", "two red fruits are", "red fruits are apples" one is the prompt's.
+    assert of("copied from the prompt", "Name two red fruits are apples") == pytest.approx(1 / 3)
+    assert of("repeated sentences", "Apples. Cherries! apples. Apples?") == 0.5
+    assert of("length of sentences", "One two three. Four five six!") == log(4)
+    assert of("compressed", "apple " * 100) < 0.1 < of("compressed", "An apple and a cherry.")
+    assert [of("template", text) for text in ("### Input", "Answer: apples", "<br>", "2 < 3 and 4 > 3")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+    assert (of("about itself", "I like my pie"), of("to the reader", "You like pie")) == (0.5, 1 / 3)
+    assert (
+        of("begins small", " apple"),
+        of("begins blank", " apple"),
+        of("links", "see www.example.org"),
+    ) == (1, 1, 1)
+    assert of("great length", "a" * 600) == 0 < of("great length", "a" * 800)
+    # Nothing is undefined where there is nothing, nor by what cannot be encoded.
+    for text in ("", " \n", "\ud800"):
+        assert all(
+            math.isfinite(feature(prompt, text)) for feature in FEATURES.values() for prompt in ("", "p")
+        )
+
+
+def test_the_penalty_is_the_one_that_prompts_left_out_ask_for():
+    rng = np.random.default_rng(1)
+    texts = [
+        tuple("word " * int(n) + "!" * int(m) for n, m in rng.integers(1, 40, (2, 2))) for _ in range(80)
+    ]
+
+    def chosen(longer_wins: float) -> float:
+        groups = []
+        for i, (a, b) in enumerate(texts):
+            first = (len(a) > len(b)) == (rng.random() < longer_wins)
+            order = ((0,), (1,)) if first else ((1,), (0,))
+            groups.append(Group(str(i), f"p{i}", (a, b), [Ranking("a", False, order)]))
+        by_itself = fit(groups, list(FEATURES), ridge=None)
+        return next(r for r in RIDGES if fit(groups, list(FEATURES), ridge=r).weights == by_itself.weights)
+
+    assert chosen(longer_wins=1.0) == RIDGES[0]  # no exception: the surer the better
+    assert chosen(longer_wins=0.5) >= 100  # nothing to learn
 
 
 def test_what_is_left_out_counts_while_learning_only():

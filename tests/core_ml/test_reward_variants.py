@@ -14,8 +14,9 @@ from core_ml.feedback import reward_figures
 from core_ml.feedback.orders import as_share
 from core_ml.feedback.pairs import Group, Ranking
 from core_ml.feedback.reward_model import FILE, RewardModel
+from core_ml.model import checkpoint
 from core_ml.recipes import import_model
-from core_ml.recipes.reward import RewardConfig, run
+from core_ml.recipes.reward import RECIPE, RewardConfig, run
 from tests.core_ml import published
 from tests.core_ml.models import ranking, workspace, write_checkpoint, write_dataset
 from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, theirs
@@ -152,24 +153,46 @@ def test_a_run_tells_how_sure_it_is_and_whether_more_rankings_would_help(tmp_pat
     assert any("two labelers, they agree with each other" in sentence for sentence in summary["findings"])
 
 
-def test_an_imported_model_can_be_the_body(tmp_path, rankings):
-    network = published.make("llama", vocab_size=FOREIGN.vocab_size + 5)
-    network.save_pretrained(tmp_path / "in")
-    tokenizer = theirs(CHATML_TEMPLATE)
+def imported(path, network, template, **options):
+    """A checkpoint from a folder as `transformers` writes it, with random weights."""
+    published.make(network, vocab_size=FOREIGN.vocab_size + 5).save_pretrained(path / "in")
+    tokenizer = theirs(template)
     tokenizer.eos_token = "<|im_end|>"
-    tokenizer.save_pretrained(tmp_path / "in")
-    config = import_model.ImportModelConfig(path=str(tmp_path / "in"), role="chat")
-    list(import_model.run(config, workspace(tmp_path / "imported", {})))
-    body = artifact.Folder(tmp_path / "imported" / "out" / "checkpoint")
+    tokenizer.save_pretrained(path / "in")
+    config = import_model.ImportModelConfig(path=str(path / "in"), **options)
+    list(import_model.run(config, workspace(path / "imported", {})))
+    return artifact.Folder(path / "imported" / "out" / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("network", "template", "options"),
+    [
+        ("llama", CHATML_TEMPLATE, {"role": "chat"}),
+        ("gemma2", CHATML_TEMPLATE, {"role": "chat"}),
+        ("gpt2", None, {"chat_tokens": True}),
+        ("qwen3", None, {"chat_tokens": True}),
+    ],
+)
+def test_an_imported_model_can_be_the_body(network, template, options, tmp_path, rankings):
+    body = imported(tmp_path, network, template, **options)
+    assert body.manifest.role in RECIPE.takes["checkpoint"].accepts
     _, folder = trained(tmp_path / "reward", body, rankings, epochs=4, n_members=2)
-    reward = RewardModel.load(folder)
-    assert reward.model.config.activation == "silu" and reward.tokenizer.protocol is not None
-    # It reads the conversation in the protocol that the body was taught.
-    hidden = reward.model.hidden(torch.tensor([[*reward.tokenizer.prompt([{"role": "user", "content": "p"}]),
-                                                *reward.tokenizer.encode("a"), reward.tokenizer.end_id]]))  # fmt: skip
-    raw = reward.model.value(hidden[:, -1]).item()
-    assert reward.scores(["p"], ["a"])[0][0] == pytest.approx((raw - reward.shifts[0] - reward.mean) / reward.std, abs=0.02)  # fmt: skip
     assert folder.manifest.summary["val_accuracy"] > 0.6
+    # What was saved reads the conversation in the protocol that the body was taught, with the body's own network.
+    reward, (start, tokenizer) = RewardModel.load(folder), checkpoint.load(body.path)
+    assert reward.model.config == start.config.model_copy(update={"value_head": True})
+    assert reward.tokenizer.protocol == tokenizer.protocol
+    ids = [*tokenizer.prompt([{"role": "user", "content": "p"}]), *tokenizer.encode("a"), tokenizer.end_id]
+    raw = reward.model.value(reward.model.hidden(torch.tensor([ids]))[:, -1]).item()
+    expected = (raw - reward.shifts[0] - reward.mean) / reward.std
+    assert reward.scores(["p"], ["a"])[0][0] == pytest.approx(expected, abs=0.05)
+
+
+def test_an_imported_model_that_cannot_read_a_conversation_is_told(tmp_path, rankings):
+    body = imported(tmp_path, "gpt2", None)
+    with pytest.raises(UserError, match="import it with chat_tokens") as error:
+        trained(tmp_path / "reward", body, rankings)
+    assert error.value.field == "checkpoint"
 
 
 def group(n, *orders, texts=None):
