@@ -25,8 +25,8 @@ TOUR_STONES = (
     (3, "thousands of pages", "of this machine's own Python"),
     (8, "a vocabulary of 1,024", "learnt from those pages"),
     (14, "a network of 1 M", "reads, and learns to continue"),
-    (20, "30,000 conversations", "teach it to answer"),
-    (25, "answers, ranked", "by a program, and by you"),
+    (20, "50,000 conversations", "teach it to answer"),
+    (25, "answers, ranked twice", "by a program, and by you"),
     (30, "an aligned model", "practises what was liked"),
     (35, "a report card", "what each stage improved"),
 )
