@@ -210,6 +210,8 @@ def _place(place: PlaceBias) -> str:
 
 def _agreement(found: Measures) -> str:
     own, rule = found.agreement.decided, found.longer_wins
+    if own is None and rule is not None:
+        return "It names no winner where people do, so nothing says whether it judges as they do."
     if own is None:
         return (
             "No person has named a winner of these battles, so nothing says whether it judges as people do."

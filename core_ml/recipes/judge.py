@@ -3,11 +3,13 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from core_ml.errors import UserError
 from core_ml.evaluation import judge_prompt
+from core_ml.evaluation.judging import TIE, settled
 from core_ml.events import Event, Metric, Progress, Resumed, Sample, Summary
 from core_ml.feedback.judge_config import JudgeConfig
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
@@ -24,13 +26,7 @@ N_TRIED = 20
 """Battles after which a judge that has given no verdict is given up: its replies may cost money."""
 LOOK_EVERY = 0.5  # seconds between two looks at whether the run was asked to stop
 FILE = "verdicts.jsonl"
-WORDS = {
-    "left": "the first",
-    "right": "the second",
-    "tie": "neither",
-    "bad": "neither",
-    None: "nothing readable",
-}
+WORDS = {"left": "the first", "right": "the second", "tie": "neither", "bad": "neither"}
 
 
 def run(config: JudgeConfig, workspace: Workspace) -> Iterator[Event]:
@@ -51,15 +47,17 @@ def run(config: JudgeConfig, workspace: Workspace) -> Iterator[Event]:
         seed=config.seed,
     )
     yield Progress(len(heard), len(battles), "battles", "judging")
-    judge = _by_engine if config.model else _by_checkpoint
-    with (workspace.state / FILE).open("a", encoding="utf-8") as file:
-        for one in judge(config, workspace, battles, frozenset(heard)):
+    judge = (_by_engine if config.model else _by_checkpoint)(config, workspace, battles, frozenset(heard))
+    with (workspace.state / FILE).open("a", encoding="utf-8") as file, closing(judge):
+        for one in judge:
             if one is not None:
                 # Written before it is told: an attempt after a kill goes on from at least what was told.
                 verdicts.append(file, one)
                 heard[one.battle] = one
                 yield from _told(groups, battles, heard, one)
             yield Progress(len(heard), len(battles), "battles", "judging")
+            if workspace.asked_to_finish() and any(each.readable for each in heard.values()):
+                break
         verdicts.sync(file)
     yield from _publish(config, workspace, groups, battles, heard)
 
@@ -78,7 +76,7 @@ def _check(config: JudgeConfig, workspace: Workspace) -> None:
 
 def _by_checkpoint(
     config: JudgeConfig, workspace: Workspace, battles: Sequence["Battle"], known: frozenset[int]
-) -> Iterator["Heard | None"]:
+) -> Generator["Heard | None", None, None]:
     """The verdicts of a network in this process, by the exact log-probabilities of the letters."""
     from core_ml.evaluation.judge_labels import LabelJudge
     from core_ml.feedback.verdicts import Heard
@@ -109,7 +107,7 @@ def _by_checkpoint(
 
 def _by_engine(
     config: JudgeConfig, workspace: Workspace, battles: Sequence["Battle"], known: frozenset[int]
-) -> Iterator["Heard | None"]:
+) -> Generator["Heard | None", None, None]:
     """The verdicts of a model that is asked by HTTP, as they come; None at times, so that the run can be stopped."""
     from core_ml.engine.asking import Asker, TooLongError, endpoint
     from core_ml.feedback.verdicts import Heard
@@ -178,15 +176,28 @@ def _told(
         battle = battles[one.battle]
         group = groups[battle.group]
         people = [WORDS[said] for vote in group.votes if (said := said_of(vote, battle.pair))]
-        as_shown, swapped = (WORDS[verdict] for verdict in one.verdicts)
-        text = f"It prefers {as_shown} answer, and with the sides swapped {swapped}."
-        text += f" People prefer {', '.join(people)}." if people else ""
+        text = f"{_in_words(one)} People prefer {', '.join(people)}." if people else _in_words(one)
         data = {"answers": [group.completions[index] for index in battle.pair], "replies": one.said}
         yield Sample(n, group.prompt, text, data)
     if n == len(battles) or n % max(1, len(battles) // N_POINTS) == 0:
         values = running(gathered(groups, battles, heard))
         if values:
             yield Metric(n, values)
+
+
+def _in_words(one: "Heard") -> str:
+    if one.too_long:
+        return "The two answers do not fit the judge's context."
+    first, second = one.verdicts
+    if first is None or second is None:
+        return "A reply of the judge holds no verdict."
+    if (outcome := settled(first, second)) != TIE:
+        return f"The judge prefers {WORDS[outcome]} answer in both orders."
+    if first == second == TIE:
+        return "The judge prefers neither answer."
+    if first == second:
+        return f"The judge prefers whichever answer stands {WORDS[first].removeprefix('the ')}: a tie."
+    return "The judge prefers an answer in one of the two orders only: a tie."
 
 
 def _give_up(heard: Mapping[int, "Heard"]) -> None:
@@ -228,7 +239,7 @@ def _publish(
     rows = [row(one, labeler, about) for one in judged]
     missing = counts(heard)
     mass = _mass(heard)
-    said = judge_report.findings(found) + _missing(missing, mass, len(battles))
+    said = judge_report.findings(found) + _missing(missing, mass, len(heard), len(battles))
     summary: dict[str, Any] = {
         "rankings": len(rows),
         "simulated": len(rows),
@@ -247,7 +258,7 @@ def _publish(
         yield workspace.made("rankings", output.finish(summary))
     finally:
         output.discard()
-    yield from judge_report.figures(found, len(battles))
+    yield from judge_report.figures(found, len(heard))
     yield Summary(summary)
 
 
@@ -257,8 +268,10 @@ def _mass(heard: Mapping[int, "Heard"]) -> float | None:
     return sum(sums) / len(sums) if sums else None
 
 
-def _missing(missing: dict[str, Any], mass: float | None, n: int) -> list[str]:
+def _missing(missing: dict[str, Any], mass: float | None, n: int, of: int) -> list[str]:
     said = []
+    if n < of:
+        said.append(f"It was asked to end after {n:,} of {of:,} battles.")
     if mass is not None and mass < 0.5:
         said.append(
             f"It gives {mass:.0%} of its probability to the letters that it is asked for: it hardly knows that it is asked "
@@ -302,6 +315,7 @@ RECIPE = Recipe(
     config=JudgeConfig,
     run=run,
     asks_models=True,
+    finishes=True,
     takes={
         "answers": Input(
             "dataset",

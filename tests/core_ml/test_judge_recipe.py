@@ -13,6 +13,7 @@ from core_ml.feedback.pairs import read_rankings
 from core_ml.feedback.sets import stored
 from core_ml.recipes.judge import FILE, RECIPE, JudgeConfig, run
 from core_ml.tasks.rows import read_rows
+from core_ml.workspace import FINISH
 from tests import engines
 from tests.core_ml.judges import TEMPLATE, longer, server, write_constant_judge
 from tests.core_ml.models import ranking, workspace, write_checkpoint, write_dataset
@@ -94,7 +95,7 @@ def test_a_served_judge_is_measured_against_people_with_figures_by_hand(tmp_path
         4 / 6
     )
     sample = next(event for event in events if isinstance(event, Sample))
-    assert "It prefers the" in sample.text and "People prefer" in sample.text
+    assert sample.text.startswith("The judge prefers the ") and "People prefer the " in sample.text
 
 
 def test_its_rankings_are_marked_and_keep_what_the_source_says(tmp_path, people, by_length):
@@ -151,7 +152,12 @@ def test_a_network_that_always_says_a_is_found_to_prefer_the_first_place_in_ever
     found = summary_of(events)
     assert found["prefers_first"] == 1 and found["consistent"] == 0 and found["ties"] == 1
     assert found["findings"][0].startswith("It prefers whichever answer stands first in 100% of battles")
+    assert "names no winner where people do" in found["findings"][1]
     assert found["mass_on_letters"] > 0.99
+    sample = next(event for event in events if isinstance(event, Sample))
+    assert sample.text.startswith(
+        "The judge prefers whichever answer stands first: a tie. People prefer the "
+    )
     rows = rows_of(tmp_path)
     assert all(row["order"] == [[0, 1]] and row["labeler"] == "judge:always" for row in rows)
     assert all(row["metadata"]["judge"]["checkpoint"] == "always-checkpoint" for row in rows)
@@ -203,6 +209,18 @@ def test_a_run_that_was_stopped_asks_nothing_twice(tmp_path, groups, by_length):
     assert len(by_length.asked) == 30
     assert len({json.dumps(body) for body in by_length.asked}) == 30
     assert all(row["order"] == [[0], [1, 2], [3]] for row in rows_of(tmp_path))
+
+
+def test_a_run_that_is_asked_to_finish_ends_with_what_it_has(tmp_path, groups, by_length):
+    place = workspace(tmp_path, {"answers": groups})
+    events = []
+    for event in run(JudgeConfig(**BY_SERVER), place):
+        events.append(event)
+        if isinstance(event, Progress) and event.step == 4:
+            (place.state / FINISH).touch()
+    found = summary_of(events)
+    assert found["n_battles"] == 4 and found["rankings"] == 2 and len(by_length.asked) == 8
+    assert found["findings"][-1] == "It was asked to end after 4 of 15 battles."
 
 
 def test_many_battles_are_asked_about_at_a_time(tmp_path, groups, by_length):
