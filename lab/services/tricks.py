@@ -124,12 +124,12 @@ def _orders(source: Artifact) -> dict[str, list[list[int]]]:
     """By group_id, how labelling projects over a hunt's groups ordered them: what a researcher settled, else the mean."""
     orders: dict[int, list[list[list[int]]]] = {}
     rankings = Ranking.objects.filter(group__project__source=source, round=0, all_bad=False)
-    for group, order in rankings.values_list("group", "order"):
-        orders.setdefault(group, []).append(order)
+    for number, order in rankings.values_list("group", "order"):
+        orders.setdefault(number, []).append(order)
     found = {}
     for group in Group.objects.filter(project__source=source):
-        order = group.settled or (labeling.mean_order(orders[group.pk]) if group.pk in orders else None)
-        if order:
+        mean = labeling.mean_order(orders[group.pk]) if group.pk in orders else None
+        if known := group.settled or mean:
             places = group.metadata["places"]
-            found[group.metadata["group_id"]] = [[places[index] for index in tied] for tied in order]
+            found[group.metadata["group_id"]] = [[places[index] for index in tied] for tied in known]
     return found
