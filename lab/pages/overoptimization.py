@@ -122,9 +122,9 @@ def _more_heading(rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def _noise(found: Measured) -> float | None:
-    """The fall of gold that could just be told from chance at its last look."""
+    """The fall of gold that could just be told from chance at its last look, where none was."""
     best, last = found.best, found.last
-    if best is None or last is None or best.gold_sem is None or last.gold_sem is None:
+    if best is None or last is None or best.gold_sem is None or last.gold_sem is None or found.fell:
         return None
     return queries.Z * (best.gold_sem**2 + last.gold_sem**2) ** 0.5 or None
 

@@ -9,6 +9,7 @@ import numpy as np
 from core_ml.evaluation.statistics import Z
 from lab.queries.overoptimization import JUDGES, Look, Measured, believed
 
+STONE = "\u00a0" * 3
 N_CURVE = 80  # points of a drawn curve
 PROXY, GOLD = "--c1", "--c2"
 OTHERS = ("--c3", "--c4", "--c5", "--c6")
@@ -94,6 +95,7 @@ def _gold(found: Measured, by_step: bool) -> list[dict[str, Any]]:
     """The fitted curve where there is one, and every measured point with its 95 % interval."""
     points = _points(found, by_step, "gold")
     marks = _line("gold", GOLD, points) | {
+        "cliponaxis": False,
         "marker": {"size": 7, "color": "--page", "line": {"color": GOLD, "width": 1.5}},
         "error_y": {
             "type": "data",
@@ -124,6 +126,7 @@ def _win_rate(found: Measured, by_step: bool) -> list[dict[str, Any]]:
     line = _line("wins", GOLD, points, ".0%") | {
         "mode": "lines+markers",
         "yaxis": "y2",
+        "cliponaxis": False,
         "marker": {"size": 7, "color": "--page", "line": {"color": GOLD, "width": 1.5}},
         "error_y": {
             "type": "data",
@@ -174,6 +177,7 @@ def _stones(found: Measured, stops: Sequence[Look], by_step: bool) -> dict[str, 
     return {
         "type": "scatter",
         "mode": "markers+text",
+        "cliponaxis": False,
         "name": "",
         "x": x,
         "y": y,
@@ -192,7 +196,8 @@ def _names(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "x": trace["x"][-1],
             "y": trace["y"][-1],
             "yref": trace.get("yaxis", "y"),
-            "text": f"<b>{trace['name']}</b>",
+            # Clear of the stone that may stand at its end.
+            "text": f"{STONE if trace['line']['color'] == GOLD else ''}<b>{trace['name']}</b>",
             "xanchor": "left",
             "xshift": 6,
             "font": {"color": trace["line"]["color"]},

@@ -133,9 +133,9 @@ class Measured:
             return None
         best = self.best
         looks = [look for look in self.looks if self.worth(look) is not None]
-        return self._told("best_step", looks) or next(
-            look for look in looks if look is best or not self.below(look, best)
-        )
+        # A run tells where the win rate of its greedy answers stopped; gold is of sampled ones.
+        told = None if self.has_gold else self._told("best_step", looks)
+        return told or next(look for look in looks if look is best or not self.below(look, best))
 
     def _told(self, name: str, looks: list[Look]) -> Look | None:
         """The look that an ended run named in its summary: it compared them prompt by prompt, which it alone can do."""

@@ -294,8 +294,11 @@ def test_a_run_is_asked_to_finish_once_and_only_while_it_works(browser, api):
     assert run.finish_requested is None
 
 
-def test_the_run_itself_says_prompt_by_prompt_where_it_stopped_improving(api):
-    run = practice()
+def test_the_run_itself_says_prompt_by_prompt_where_its_win_rate_stopped_improving(api):
+    points = [
+        (s, {"val_reward": 0.01 * s, "val_kl": 0.04 * s, "val_win_rate": 0.5 + 0.001 * s}) for s in STEPS
+    ]
+    run = practice(with_gold=False, points=points)
     run.summary = {"best_step": 15}
     run.save()
     assert queries.measured(run).stopped.step == 15
