@@ -32,6 +32,8 @@ class Recording:
     first: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     order: list[tuple[int, int]] = field(default_factory=list)
     outputs: dict[Name, list[Tensor]] = field(default_factory=dict)
+    _latest: tuple[list[int], tuple[Layout, Known]] | None = None
+    """Of which answers `of` was asked last, and what it said: the look back and the first update ask alike."""
 
     def of(
         self, rows: Sequence[Row], numbers: Sequence[int], k: int, device: torch.device
@@ -41,6 +43,8 @@ class Recording:
         Args:
             rows: of all answers; numbers: which ones.
         """
+        if self._latest and self._latest[0] == list(numbers):
+            return self._latest[1]
         new = {number: place for place, number in enumerate(numbers)}
         chosen = [place for place, (row, _) in enumerate(self.order) if row in new]
         order = [(new[self.order[place][0]], self.order[place][1]) for place in chosen]
@@ -54,6 +58,7 @@ class Recording:
         if len(chosen) < len(self.order):
             index = torch.tensor(chosen, device=device)
             known = {name: values[index] for name, values in known.items()}
+        self._latest = list(numbers), (layout, known)
         return layout, known
 
     def logits(self, model: GPT, rows: Sequence[Row], k: int, known: Known) -> Tensor:

@@ -35,13 +35,14 @@ def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
         if window not in biases:
             biases[window] = _masks(layout, window, config.n_head // config.n_kv_head)
         turned = rotation if config.rotates(block.layer) else None
-        x = _block(block, x, turned, layout, biases[window], known or {}, block.layer == config.n_layer - 1)
+        last = block.layer == config.n_layer - 1
+        x = _block(block, x, turned, layout, biases[window], _of_layer(known, block.layer), last)
     return model.norm(x)
 
 
 def logits(model: GPT, states: Tensor, known: Known | None = None) -> Tensor:
     """(len(read), vocab_size) from `hidden`, in the products' type where there is no softcap."""
-    raw = _product((-1, "head"), model.head_weight, None, states, known or {})
+    raw = _product("head", model.head_weight, None, states, _of_layer(known, -1))
     return bounded(raw, model.config.logit_softcap)
 
 
@@ -52,6 +53,10 @@ def bounded(raw: Tensor, softcap: float | None) -> Tensor:
 def token_logprobs(logits: Tensor, layout: Layout) -> Tensor:
     """(number of the answers' tokens,) log-probability of each, one answer after another."""
     return _TokenLogprobs.apply(logits, layout.source, layout.targets)
+
+
+def _of_layer(known: Known | None, layer: int) -> dict[str, Tensor]:
+    return {name: outputs for (number, name), outputs in (known or {}).items() if number == layer}
 
 
 def _flat(rotation: Rotation) -> Rotation:
@@ -84,7 +89,13 @@ def _masks(layout: Layout, window: int | None, g: int) -> Masks:
 
 
 def _block(
-    block: Block, x: Tensor, rotation: Rotation | None, layout: Layout, masks: Masks, known: Known, last: bool
+    block: Block,
+    x: Tensor,
+    rotation: Rotation | None,
+    layout: Layout,
+    masks: Masks,
+    known: dict[str, Tensor],
+    last: bool,
 ) -> Tensor:
     """`Block.forward` for flat tokens (M, d_model)."""
     config = block.config
@@ -93,7 +104,7 @@ def _block(
         layer = getattr(block, name)
         if type(layer) is not nn.Linear:
             return layer(x)
-        return _product((block.layer, name), layer.weight, layer.bias, x, known)
+        return _product(name, layer.weight, layer.bias, x, known)
 
     heads = product("qkv", block.norm1(x)).view(x.size(0), -1, config.d_head)
     q, k, v = heads.split((config.n_head, config.n_kv_head, config.n_kv_head), dim=1)
@@ -122,7 +133,7 @@ def _attend(
     of_prompts = _cells(attend(qp, kp, vp, masks[0], scale, softcap), layout.prompt_cells)
     if not N:
         return of_prompts
-    R, h, D, g = len(layout.lengths), k.size(1), q.size(2), q.size(1) // k.size(1)
+    R, h, D, g = layout.G * layout.k, k.size(1), q.size(2), q.size(1) // k.size(1)
     qa, ka, va = (_grid(z[M0:], layout.answer_cells, R, N) for z in (q, k, v))
     qa = qa.reshape(R, h, g * N, D)  # query heads that share a key head are rows of one product
     shared = _ungrouped(_grouped(qa, layout.k) @ kp.mT, layout.k)
@@ -155,7 +166,7 @@ def _ungrouped(x: Tensor, k: int) -> Tensor:
     return x.unflatten(2, (k, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _product(name: Name, weight: Tensor, bias: Tensor | None, x: Tensor, known: Known) -> Tensor:
+def _product(name: str, weight: Tensor, bias: Tensor | None, x: Tensor, known: dict[str, Tensor]) -> Tensor:
     if name not in known:
         return F.linear(x, weight, bias)
     return _KnownProduct.apply(x, weight, bias, known[name])
