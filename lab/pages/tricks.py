@@ -51,7 +51,6 @@ def context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "counts": counts,
         "rounds": rounds,
         "figure": curves.figure(drawn) if drawn else None,
-        "findings": run.summary.get("findings", []),
         **_next(run, hunt is not None),
     }
 
