@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {"benchmark", "metric", "unit", "ours", "peer", "peer_name", "ratio", "goal", "met"}
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "engine", "sampling", "training", "gaming"])
+@pytest.mark.parametrize("name", ["tokenizer", "engine", "sampling", "training", "rl", "gaming"])
 def test_a_benchmark_agrees_with_its_peers_and_ends_with_one_line_of_json(name: str) -> None:
     command = [sys.executable, f"benchmarks/{name}.py", "--quick"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
