@@ -4,7 +4,7 @@ A client is made for each request: a connection to a Unix socket costs nothing, 
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from http import HTTPMethod
 from typing import Any
 
@@ -71,7 +71,7 @@ async def send(
     return client, answer
 
 
-async def stream(path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def stream(path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a streamed answer. Whoever stops reading closes the connection, and the engine stops sampling.
 
     Raises: Absent; Refused with what the engine said.

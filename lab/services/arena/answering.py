@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -88,7 +88,7 @@ def keep(claim: Claim, **fields: Any) -> bool:
     return bool(found.update(**fields))
 
 
-async def answers(claims: list[Claim]) -> AsyncIterator[dict[str, Any]]:
+async def answers(claims: list[Claim]) -> AsyncGenerator[dict[str, Any], None]:
     """Events of both sides as they come: {"side", "text"} for each piece, then {"side", "done"} or {"side", "failed"}.
 
     Closing the generator ends the sampling.
@@ -138,7 +138,7 @@ async def _failed(claim: Claim, reason: str, error: Exception) -> dict[str, Any]
     return {"failed": reason}
 
 
-async def _pieces(claim: Claim, ended: dict[str, Any]) -> AsyncIterator[str]:
+async def _pieces(claim: Claim, ended: dict[str, Any]) -> AsyncGenerator[str, None]:
     """What the model says, piece by piece; `ended` is told how it ended and how many tokens it took."""
     body = {"model": claim.model, "messages": claim.messages, "stream_options": {"include_usage": True}}
     for settings in _ways(claim.settings):
