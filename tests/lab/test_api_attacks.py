@@ -11,7 +11,9 @@ from tests.lab import making
 
 pytestmark = pytest.mark.django_db
 OPEN = {"/sign-in", "/api/v1/health", "/favicon.ico"}
-FOR_LABELERS = re.compile(r"/(label|sign-out|sign-in|favicon\.ico|static|api/v1/(health|me|labeling|arena/battles))(/.*)?|/arena")
+FOR_LABELERS = re.compile(
+    r"/(label|sign-out|sign-in|favicon\.ico|static|api/v1/(health|me|labeling|arena/battles))(/.*)?|/arena"
+)
 HOSTILE = [
     "../../etc/passwd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%252e%252e%252fetc", "..%5c..%5cwindows", "a%00b", "%00",
     "9" * 40, "-1", "1e9", "NaN", "1;DROP TABLE lab_run", "' OR 1=1 --", "<img onerror=alert(1)>", "\u202e", "%ff%fe",
@@ -111,7 +113,15 @@ def test_hostile_queries_never_break_a_list(api, query, tmp_home):
     ],
 )  # fmt: skip
 def test_hostile_bodies_are_told_and_break_nothing(api, body, tmp_home):
-    for path in ("runs", "runs/estimate", "datasets", "labeling/projects", "arena/battles", "tokens", "accounts"):
+    for path in (
+        "runs",
+        "runs/estimate",
+        "datasets",
+        "labeling/projects",
+        "arena/battles",
+        "tokens",
+        "accounts",
+    ):
         answer = api("admin").post(f"/api/v1/{path}", data=body, content_type="application/json")
         assert answer.status_code in (400, 422) or (path == "tokens" and answer.status_code == 201), (
             path,
