@@ -11,12 +11,13 @@ Each side is a process; they take one step each in turn, after some to warm up, 
 Fails when the two disagree: on log-probabilities, loss and gradient of the same rollouts under the same weights, on
 loss and gradient of the same pairs, or on how much they sampled.
 
-Last measured on one thread of a shared two-core AMD EPYC with quick bfloat16, other work beside it, few rounds, so that
-these are first figures: with KL and a reward model 45.4 rollouts/s against TRL's 10.6 as it comes (4.3; goal 3) and 14.4
-with our allocator settings (3.15); equal pairs 15.9/s against 12.7 as it comes (1.25; goal 1.3), one round. On the same
-rollouts log-probabilities differ by 0.014 nats, the loss on the same log-ratios by less than a millionth. Without KL
-and on PandaLM's pairs there is no figure yet; PandaLM's loss and gradient agree (0.2 %, cosine 0.9997). Our passes run
-uncompiled: compiling them took a minute and saved a sixth of an update.
+Last measured on one thread of a shared two-core AMD EPYC with quick bfloat16, other work beside it, medians of two or
+three rounds, so that these are first figures. Rollouts/s, TRL's as it comes and with our allocator settings: without KL
+62.3 against 14.0 (4.5; goal 4) and 18.9 (3.3; goal 4, missed), with KL and a reward model 45.4 against 10.6 (4.3; goal
+3) and 14.4 (3.15). Equal pairs/s: 16.0 against 12.7 (1.25; goal 1.3, missed) and 12.9 (1.24). PandaLM's pairs have no
+figure yet; their loss and gradient agree (0.2 %, cosine 0.9997). On the same rollouts log-probabilities differ by 0.014
+nats, the loss on the same log-ratios by less than a millionth. Our passes run uncompiled: compiling them took a minute
+and saved a sixth of an update.
 """
 
 import argparse
