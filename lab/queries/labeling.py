@@ -145,7 +145,7 @@ def _ways(first: Order, second: Order) -> np.ndarray:
 def mean_order(orders: list[Order]) -> Order:
     """Answers by the mean of their places, equal means tied: where a researcher begins who decides."""
     n = sum(map(len, orders[0]))
-    sums = sum(places(order, n) for order in orders).tolist()
+    sums = np.sum([places(order, n) for order in orders], axis=0).tolist()
     return [[i for i in range(n) if sums[i] == value] for value in sorted(set(sums))]
 
 
