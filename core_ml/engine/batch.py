@@ -11,6 +11,7 @@ from core_ml.engine.queue import Queue
 from core_ml.engine.rows import Row
 from core_ml.engine.text import offsets
 from core_ml.model.gpt import GPT
+from core_ml.sampling.products import full
 from core_ml.sampling.sampler import Draw, Sampler
 
 MAX_ROWS = 64
@@ -32,7 +33,7 @@ class Batch:
         self._joining: list[Row] = []
         config = model.config
         row_bytes = 2 * 4 * config.n_layer * config.n_kv_head * config.d_head * config.max_seq_len
-        self.max_rows = max(1, min(MAX_ROWS, CACHE_BYTES // row_bytes))
+        self.max_rows = full(max(1, min(MAX_ROWS, CACHE_BYTES // row_bytes)))
 
     @property
     def rows(self) -> list[Row]:

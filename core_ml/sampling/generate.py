@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from core_ml.errors import UserError
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
+from core_ml.sampling.products import full
 from core_ml.sampling.sampler import Row, Sampler
 from core_ml.sampling.settings import Sampling
 
@@ -168,4 +169,4 @@ def max_rows(model: GPT, n_places: int, most: int = MAX_ROWS) -> int:
     config = model.config
     size = precision(model.device).itemsize
     row_bytes = 2 * size * config.n_layer * config.n_kv_head * config.d_head * max(1, n_places)
-    return max(1, min(most, CACHE_BYTES // row_bytes))
+    return full(max(1, min(most, CACHE_BYTES // row_bytes)))

@@ -157,3 +157,8 @@ def available(way: str, dtype: torch.dtype) -> bool:
 def filled_up(n: int) -> int:
     """The next power of two, from 16 on the next multiple of 16."""
     return 1 << (n - 1).bit_length() if n <= 16 else -(-n // 16) * 16
+
+
+def full(n: int) -> int:
+    """The most rows, at most n, that are not filled up any further: each that is stored and computed is one of a text."""
+    return 1 << (n.bit_length() - 1) if n <= 16 else n // 16 * 16

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import Cache
+from core_ml.sampling.products import filled_up
 from core_ml.sampling.trunks import HIDDEN, Seats, Trunks
 
 GROW_ROWS, GROW_PLACES = 4, 32
@@ -94,7 +95,8 @@ class Slots:
     def reserve(self, n_rows: int, n_places: int = 0) -> None:
         """Make room for so many rows in all, each with so many tokens at least."""
         have_rows, _, have_places, _ = self.keys[0].shape
-        rows = have_rows if n_rows <= have_rows else max(n_rows, 2 * have_rows)
+        # As many as are computed once matrices are laid out for them, and none in reserve: they are what is counted on.
+        rows = max(have_rows, filled_up(n_rows))
         places = max(have_places, -(-n_places // GROW_PLACES) * GROW_PLACES)
         self._resize(rows, places)
 

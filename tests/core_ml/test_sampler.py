@@ -1,6 +1,7 @@
 """One sampler for every kind of network: its quick step beside the textbook's, and rows that know nothing of others."""
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
-from core_ml.sampling import compiled, products, slots
+from core_ml.sampling import compiled, generate, products, slots
 from core_ml.sampling.products import Products, filled_up
 from core_ml.sampling.sampler import Row, Sampler
 from core_ml.sampling.settings import Sampling
@@ -331,6 +332,75 @@ def test_places_grow_with_the_rows_and_never_beyond_the_context(model: GPT) -> N
     assert sampler.slots.keys[0].size(2) == slots.GROW_PLACES
     run(sampler)
     assert len(one.ids) == CONTEXT - 3 and sampler.slots.keys[0].size(2) == CONTEXT
+
+
+@pytest.mark.parametrize("how", ["plain", "remembering", "compiled"])
+@pytest.mark.parametrize("name", ["our own", "gemma-like", "smollm-like"])
+def test_places_come_and_go_with_the_longest_row_and_change_nothing(name: str, how: str) -> None:
+    """Long rows leave, short ones grow over the border and new ones join: each as in one pass over its text."""
+    model = network(**NETWORKS[name] | ({"n_layer": 1} if how == "compiled" else {}))
+    draws = random.Random(0)
+    waiting = [
+        row([draws.randrange(100) for _ in range(length)], n, n, how={"temperature": 1.0})
+        for length, n in (
+            (130, 3),
+            (29, 80),
+            (3, 70),
+            (31, 36),
+            (120, 4),
+            (1, 64),
+            (64, 33),
+            (30, 9),
+            (140, 19),
+        )
+    ]
+    rows, seen = list(waiting), {one: list[float]() for one in waiting}
+    sampler: Sampler[Row] = Sampler(model, prefix_bytes=1 << 20 if how == "remembering" else 0)
+    if how == "compiled":
+        compiled.use(sampler._step, 4)
+    places = []
+    # What is made without a value is NaN, so that a place that nobody wrote to is noticed.
+    torch.use_deterministic_algorithms(how != "compiled", warn_only=True)
+    try:
+        while waiting or sampler.rows:
+            sampler.join([waiting.pop(0) for _ in range(min(len(waiting), 4 - len(sampler.rows)))])
+            for one in list(sampler.rows):
+                assert one.last is not None
+                if len(seen[one]) < len(one.ids):
+                    seen[one].append(one.last.logprob)
+                if len(one.ids) == one.max_new_tokens:
+                    sampler.leave(sampler.rows.index(one))
+            if sampler.rows:
+                sampler.step()
+                places.append(sampler.slots.keys[0].size(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    moves = {(a, b) for a, b in pairwise(places) if a != b}
+    assert {(160, 128), (128, 96), (96, 128), (128, 160)} <= moves
+    assert all(a - b <= slots.GROW_PLACES for a, b in moves)
+    for one in rows:
+        wanted = forward(model, [*one.prompt, *one.ids])[len(one.prompt) - 1 : -1]
+        own = wanted.gather(-1, torch.tensor(one.ids)[:, None])[:, 0].tolist()
+        assert len(own) == one.max_new_tokens and seen[one] == pytest.approx(own, abs=1e-4)
+
+
+def test_a_store_has_no_more_rows_than_a_step_computes(model: GPT) -> None:
+    sampler: Sampler[Row] = Sampler(model)
+    sampler.expect(20, 4)
+    sampler.join([row([number], 8, number) for number in range(20)])
+    for _ in range(6):  # after some steps matrices are laid out for 32 rows
+        sampler.step()
+    assert sampler.slots.keys[0].size(0) == filled_up(20) == 32
+
+
+def test_a_full_batch_fills_nothing_up_and_fits_its_bytes(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One token is 2 · 3 layers · 2 heads · 8 · 4 bytes = 384 bytes in float32, and 100 are 38,400.
+    size = 384 // 4 * generate.precision(model.device).itemsize * 100
+    for room, n_rows in ((1, 1), (3, 2), (9, 8), (16, 16), (31, 16), (50, 48), (10_000, generate.MAX_ROWS)):
+        monkeypatch.setattr(generate, "CACHE_BYTES", room * size + 1)
+        assert generate.max_rows(model, 100) == n_rows == filled_up(n_rows)
 
 
 @pytest.mark.parametrize(("name", "n"), [("llama-like", 1), ("gemma-like", 3)])
