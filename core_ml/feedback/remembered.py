@@ -56,7 +56,8 @@ class Recording:
         )
         known = {name: torch.cat(parts) for name, parts in self.outputs.items() if parts}
         if len(chosen) < len(self.order):
-            index = torch.tensor(chosen, device=device)
+            # Typed, since there may be none: each of these answers has ended at once.
+            index = torch.tensor(chosen, dtype=torch.long, device=device)
             known = {name: values[index] for name, values in known.items()}
         self._latest = list(numbers), (layout, known)
         return layout, known

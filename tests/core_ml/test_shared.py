@@ -85,6 +85,27 @@ def test_the_recording_holds_the_samplers_own_numbers_and_those_of_some_groups()
     assert got.tolist() == pytest.approx(told[n_first:], abs=1e-5)
 
 
+def test_a_group_whose_answers_all_ended_at_once_is_learned_from_beside_longer_ones():
+    """As when a policy is about to learn to say nothing."""
+    model = small_model(340)
+    rows, _, _ = drawn(model)
+    stops = {answer[0] for _, answer in rows[N:]}
+    ids = [prompt for prompt, _ in rows]
+    completions, recording = sample(
+        model, ids, max_new_tokens=9, temperature=1.0, stop_ids=stops, seed=3, remember=True
+    )
+    rows = [(prompt, done.ids) for prompt, done in zip(ids, completions, strict=True)]
+    lengths = [len(answer) for _, answer in rows]
+    assert max(lengths[:N]) > 1 and lengths[N:] == [1] * N
+    layout, known = recording.of(rows, range(N, 2 * N), N, model.device)
+    got = shared.token_logprobs(shared.logits(model, shared.hidden(model, layout, known), known), layout)
+    assert got.tolist() == pytest.approx(by_whole_rows(model, rows[N:]).tolist(), abs=1e-5)
+    got.sum().backward()
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+    looked_up = shared.token_logprobs(recording.logits(model, rows[N:], N, known), layout)
+    assert looked_up.tolist() == pytest.approx(got.tolist(), abs=1e-5)
+
+
 def test_answers_are_drawn_as_without_remembering():
     from core_ml.sampling.generate import generate
 
