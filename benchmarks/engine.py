@@ -5,9 +5,11 @@ And our layers cost nothing: one client's completions of a GGUF file (12 million
 the engine, whole and streamed, against llama.cpp's own server over the same file, in turn. All sides are whole:
 HTTP, JSON, the tokenizer, one thread. Fails when a greedy answer differs between two sides.
 
-Last measured: clients together on two Zen 4 cores that other work shared, 0.9 M parameters, 1,670 against 380
-tokens/s (4.4); on two Zen 1 cores 998 against 202 (4.9). A GGUF file on those, 200 tokens: whole 179 against 183
-tokens/s (0.98), streamed 179 against 195 (0.92); the goal of 0.9 is met.
+Last measured on two quiet Zen 5 cores: clients together 4,988 against 1,199 tokens/s (4.2). A GGUF file, 200 tokens: whole
+1,061 against 1,101 tokens/s (0.94; goal 0.9), streamed 999 against 1,098 (0.90, just below it). A token
+takes 1 ms there, in which engine and client share the core that llama.cpp leaves: with other work beside them the stream
+falls to 0.64 to 0.88. On two Zen 1 cores: 998 against 202 (4.9); whole 179 against 183 (0.98), streamed 179 against 195
+(0.92).
 """
 
 import argparse

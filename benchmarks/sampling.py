@@ -12,12 +12,12 @@ Each side is a process; they take turns, and a ratio is the median over the roun
 6 heads, vocabulary 4,096, Llama-like. Different prompts have 32 tokens and the shared one 128; 128 are sampled at
 temperature 1. Fails when greedy tokens of ours and of `transformers` differ by more than rounding can.
 
-Last measured on one Zen 1 core (no AVX-512, no bfloat16: all in float32, whose ceiling is 37 GFLOP/s), another at
-work; tokens/s of ours, compiled where that is quicker, and of the best peer: one row 157 against 79 (2.0; goal 2),
-8 prompts 434 against llama.cpp's 308 and 255 of the best on PyTorch (1.4 and 1.7; goal 2), 64 prompts 677 against
-444 (1.5; goal 2), 64 rollouts of one prompt 776 against 612 (1.3; goal 3). At 64 rows products alone take 70 % of
-our step and run at nine tenths of the ceiling: 2.2 and 2.3 times is all that float32 allows there. The goals were
-set for Zen 4, whose bfloat16 multiplies five times as fast; it has not been measured there.
+Last measured on one Zen 5 core (AVX-512 with bfloat16, 420 GFLOP/s in it), the suite at work on the other; tokens/s of
+ours, compiled where that is quicker, and of the best peer: one row 680 against 227 of the best on PyTorch (3.0; goal 2;
+llama.cpp 1,114), 8 prompts 2,709 against llama.cpp's 1,123 (2.3; goal 2), 64 prompts 5,384 against 1,693 (3.2; goal 2),
+64 rollouts of one prompt 4,411 against 1,337 (3.3; goal 3). On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before
+keys and values were stored without gaps: 157 against 79 (2.0), 434 against 308 (1.4), 677 against 444 (1.5) and 776
+against 612 (1.3); there products alone take 70 % of a step of 64 rows, at nine tenths of the ceiling.
 """
 
 import argparse
