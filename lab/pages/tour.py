@@ -12,7 +12,7 @@ from lab.errors import Conflict, Invalid
 from lab.models import Run, Tour
 from lab.models.run import QUEUED, SUCCEEDED
 from lab.queries.board import waiting_groups
-from lab.queries.tour import PARTS, RANKED, parts, table
+from lab.queries.tour import LEARNS, PARTS, RANKED, parts, table
 from lab.queries.turns import MODELS, turns
 from lab.services import tour as tours
 from lab.templatetags.lab import letter, number, percent, share, stone, took
@@ -66,7 +66,7 @@ def _step(tour: Tour, name: str, made: dict[str, Run]) -> dict[str, Any]:
     elif name in RANKED and (project := tour.project_of(made.get(RANKED[name]))):
         n_left, n_groups = waiting_groups(project)
         step |= {
-            "stone": "people" if not n_left else "people running",
+            "stone": "people" if not n_left or LEARNS[name] in made else "people running",
             "number": letter(project.pk),
             "words": f"{number(n_groups - n_left)} of {number(n_groups)}",
             "url": reverse("label_project", args=[project.pk]),

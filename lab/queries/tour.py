@@ -22,6 +22,8 @@ PARTS = {
 STAGES = tuple(name for stages in PARTS.values() for name in stages)
 RANKED = {"rankings": "rollouts", "rankings 2": "rollouts 2"}
 """The stages in which people judge, and whose answers."""
+LEARNS = {"rankings": "reward", "rankings 2": "reward 2"}
+"""What begins when they have judged: with groups left over where a person holds one, or closed the project."""
 WAITING = "waiting"
 
 
@@ -43,7 +45,7 @@ def table(tour: Tour) -> list[Row]:
     """Every stage in its order, those to come as waiting. One that ended when tours were shorter has no more to come."""
     made = tour.made()
     rows = [
-        _ranking_row(name, tour.project_of(made.get(RANKED[name])))
+        _ranking_row(name, tour.project_of(made.get(RANKED[name])), LEARNS[name] in made)
         if name in RANKED
         else _run_row(name, made.get(name))
         for name in STAGES
@@ -92,13 +94,13 @@ def _made(run: Run) -> str:
     return ", ".join(figures).replace(", of", " of")
 
 
-def _ranking_row(name: str, project: Project | None) -> Row:
+def _ranking_row(name: str, project: Project | None, went_on: bool) -> Row:
     if project is None:
         return Row(name, "Rank the answers", WAITING)
     told = progress(project)
     whole = told["n_ranked"] == told["n_groups"]
     seconds = (told["last"] - told["first"]).total_seconds() if told["last"] else None
-    row = Row(name, "Rank the answers", SUCCEEDED if whole else RUNNING, seconds, project=project)
+    row = Row(name, "Rank the answers", SUCCEEDED if whole or went_on else RUNNING, seconds, project=project)
     row.made = f"{told['n_ranked']:,} of {told['n_groups']:,} groups ranked"
     if told["n_simulated"]:
         row.findings.append(

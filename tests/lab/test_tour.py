@@ -203,9 +203,15 @@ def test_a_closed_project_lets_the_tour_go_on_with_what_was_ranked(tour):
     making.rank(project, tours.labeler())
     tours.advance()
     assert at(tour)[1] == "ranking 2"
+
+    def told() -> tuple[str, str]:
+        return next((row.status, row.made) for row in table(tour) if row.stage == "rankings 2")
+
+    assert told() == ("running", "1 of 2 groups ranked")
     labeling.close(project)
     tours.advance()
     assert at(tour)[1] == "aligning 2"
+    assert told() == ("succeeded", "1 of 2 groups ranked")
     assert Ranking.objects.filter(group__project=project).count() == 1
 
 
