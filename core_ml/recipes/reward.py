@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from core_ml.config import RecipeConfig, setting
 from core_ml.errors import UserError
 from core_ml.events import Event, Metric, Progress, Sample, Summary
+from core_ml.feedback.reward_config import RewardConfig
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
@@ -19,87 +19,8 @@ if TYPE_CHECKING:
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
 
-OPTIMIZER, MODEL, REPORTS = "Optimizer", "Model", "Reports"
+__all__ = ["RECIPE", "RewardConfig", "run"]
 N_LABELERS = 50  # whose weights a summary names, the least reliable first
-
-
-class RewardConfig(RecipeConfig):
-    epochs: float = setting(
-        3.0,
-        "Times that each ranking is read. More than a few make small sets learned by heart.",
-        gt=0,
-        le=100,
-    )
-    lr: float = setting(5e-4, "Peak learning rate.", gt=0, lt=1)
-    held_out_share: float = setting(
-        0.2, "Share of the prompts whose rankings only measure the model.", gt=0, le=0.9
-    )
-    loss: Literal["bradley_terry", "plackett_luce"] = setting(
-        "bradley_terry",
-        "How a ranking is read. bradley_terry: as all the pairs that it orders, each ranking counting alike, ties "
-        "left out (Ouyang et al. 2022). plackett_luce: as a row of choices, ties included (Davidson 1970, Firth et "
-        "al. 2019).",
-        group=MODEL,
-    )
-    label_smoothing: float = setting(
-        0.0,
-        "Share of the labels that are taken to be wrong, so that the model is less sure of itself.",
-        group=MODEL,
-        ge=0,
-        lt=0.5,
-    )
-    n_members: int = setting(
-        1,
-        "Models that learn the same rankings from other heads and in other orders; the score is their mean, and "
-        "where they differ the score is not to be trusted. Time and size grow with it.",
-        group=MODEL,
-        ge=1,
-        le=16,
-    )
-    weigh_labelers: bool = setting(
-        False,
-        "Count each ranking by how far the other labelers bear out the one who made it (Dawid and Skene 1979). Needs "
-        "groups that several labelers ranked.",
-        group=MODEL,
-    )
-    surface_features: bool = setting(
-        False,
-        "Weigh length, form and repetitions by a logistic regression first, so that the network learns what those "
-        "leave over. Better on few rankings, and easier to game by reinforcement learning.",
-        group=MODEL,
-    )
-    length_control: bool = setting(
-        False,
-        "Keep length apart while learning and leave it out of the score: what length explains is neither learned "
-        "nor rewarded (Clark et al. 2019, Dubois et al. 2024).",
-        group=MODEL,
-    )
-    tokens_per_step: int = setting(
-        4096, "Padded tokens of one update.", unit="tokens", group=OPTIMIZER, ge=64, le=1_000_000
-    )
-    weight_decay: float = setting(0.01, "Pull of the weights to 0.", group=OPTIMIZER, ge=0, le=1)
-    centering: float = setting(
-        0.001, "Pull of the rewards to 0, which pairs alone leave undetermined.", group=OPTIMIZER, ge=0, le=1
-    )
-    warmup: float = setting(0.05, "Share of the updates with a rising rate.", group=OPTIMIZER, ge=0, le=1)
-    cooldown: float = setting(0.7, "Share of the updates with a falling rate.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
-    eval_every: int = setting(
-        25, "Updates between measurements.", unit="steps", group=REPORTS, ge=1, le=100_000
-    )
-    learning_curve: int = setting(
-        0,
-        "Models that learn from a half, a quarter, … of the rankings, to see whether more would help. All of them "
-        "together take about as long as one member.",
-        group=REPORTS,
-        ge=0,
-        le=6,
-    )
-    seed: int = setting(0, "Which prompts are held out, and the order of the rest.", ge=0, le=2**31 - 1)
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
 
 
 def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
