@@ -46,7 +46,8 @@ def run(config: BestOfNConfig, workspace: Workspace) -> Iterator[Event]:
     prompts = read_prompts(workspace.input("problems"), f"{config.seed}:best of n")[: config.n_prompts]
     parts = [prompts[i : i + CHUNK] for i in range(0, len(prompts), CHUNK)]
     done = sum(workspace.read_json(_note(number)) is not None for number in range(len(parts)))
-    yield Resumed(done * CHUNK if done else -1)
+    # All that carries a step is told at the end, with steps of its own: an attempt that begins there tells it anew.
+    yield Resumed(done * CHUNK if 0 < done < len(parts) else -1)
     use_threads(config.threads)
     model, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
     models = {name: [RewardModel.load(one) for one in workspace.inputs(name)] for name in ("reward", "gold")}

@@ -109,6 +109,9 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_numbers(tmp_path, inputs):
     events.close()
     again = list(run(SMALL, workspace(tmp_path / "stopped", inputs)))
     assert again[0] == Resumed(4) and of(again, Metric) == whole
+    # One that was killed while it told its figures tells all of them again, and none stands twice.
+    last = list(run(SMALL, workspace(tmp_path / "stopped", inputs)))
+    assert last[0] == Resumed(-1) and of(last, Metric) == whole
 
 
 def test_it_needs_a_proxy_and_runs_without_gold(tmp_path, inputs):
