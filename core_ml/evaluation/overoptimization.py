@@ -12,6 +12,7 @@ reach. Source: Gao, Schulman and Hilton 2022, arXiv:2210.10760. Needs numpy only
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ Form = Literal["rl", "best_of_n"]
 MIN_POINTS = 3
 """Distances above 0: two would always be fitted without a rest."""
 DRAWS = 1000
+LEVEL = 0.025
+"""Chance, one-sided, at which a run that never changed is said to have fallen."""
 FARTHEST = 50.0
 """Largest exponent of a peak; beyond it a curve that hardly bends has none."""
 
@@ -238,6 +241,14 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def z_below_best(n_looks: int) -> float:
+    """By how many standard errors a look has to stand below the best of `n_looks` to be worse by more than chance.
+
+    The best of many looks is better than it will be again, so that the level is divided by the others (Bonferroni).
+    """
+    return NormalDist().inv_cdf(1 - LEVEL / max(1, n_looks - 1))
 
 
 def finding(found: Fit) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from core_ml.events import Event, Metric, Progress, Sample
 from core_ml.feedback.gold import Gold
-from core_ml.feedback.peak import best_look, differences, measures, with_error
+from core_ml.feedback.peak import below_best, best_look, differences, measures, with_error
 from core_ml.feedback.policy import Actor, look_back
 from core_ml.feedback.prompts import Prompt
 from core_ml.feedback.rewards import Rewards
@@ -96,6 +96,7 @@ class Watch:
         self.notes["best"] = watched[best_look(watched)]["step"]
         won = wins(watched[0], look, judge_of(watched))
         values["win_rate"] = sum(won) / len(won)
+        values["below_best"] = below_best(watched)
         yield Metric(step, {f"val_{name}": value for name, value in (values | measures(sampled)).items()})
         shown: set[str] = set()
         for prompt, text, score in zip(self.prompts, greedy.texts, scores, strict=True):

@@ -7,19 +7,16 @@ how hard the prompts are. Needs numpy only.
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from core_ml.evaluation.overoptimization import Fit, finding, fit
+from core_ml.evaluation.overoptimization import Fit, finding, fit, z_below_best
 from core_ml.evaluation.statistics import mean
 from core_ml.feedback.rlhf_report import judge_of, wins
 
 Looks = Sequence[dict[str, Any]]
 DRAWS = 1000
-LEVEL = 0.025
-"""One-sided."""
 
 
 def differences(values: Sequence[float], own: Sequence[float], sd: float, n: int) -> list[float]:
@@ -67,18 +64,20 @@ def best_look(looks: Looks) -> int:
 
 
 def fell(looks: Looks) -> bool:
-    """Whether the last look is worse than the best one by more than chance, prompt by prompt.
+    """Whether the last look is worse than the best one by more than chance, of which the best of many has more."""
+    return below_best(looks) > z_below_best(len(looks))
 
-    The best of many looks is better than it will be again: the level is divided by the number of looks (Bonferroni).
-    """
+
+def below_best(looks: Looks) -> float:
+    """By how many standard errors the last look is worse than the best one, prompt by prompt; 0 where it is the best."""
     own, best = worths(looks), best_look(looks)
     if best == len(looks) - 1:
-        return False
+        return 0.0
     change, error = with_error([b - a for a, b in zip(own[best], own[-1], strict=True)])
     n = len(own[best])
     # Of a few prompts that all agree the spread is 0, which is not certainty: half a win more, as Agresti adds.
     error = max(error, math.sqrt(0.5) / n) if n > 1 else math.inf
-    return change + NormalDist().inv_cdf(1 - LEVEL / (len(looks) - 1)) * error < 0
+    return -change / error
 
 
 def over_kl(looks: Looks, seed: int = 0) -> Fit | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from core_ml.errors import UserError
 from core_ml.feedback import shared
 from core_ml.feedback.layout import MAX_SCORES, Layout, lay_out, score_cells
 from core_ml.feedback.losses import (
@@ -25,8 +26,11 @@ from core_ml.feedback.losses import (
 )
 from core_ml.feedback.rollout import Rollouts
 from core_ml.feedback.shared import Known
+from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
+from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.workspace import Workspace
 
 
 class Actor(nn.Module):
@@ -223,3 +227,19 @@ def _pull(
     with torch.no_grad(), autocast(chat.device):
         ref_logits = shared.logits(chat, shared.hidden(chat, layout))
     return exact_kl(logits, ref_logits)[layout.source]
+
+
+def reference(workspace: Workspace, tokenizer: Tokenizer) -> GPT:
+    """What KL is measured to: the model given as such, or a second copy of the one that practises.
+
+    Raises: UserError where it reads with another tokenizer.
+    """
+    given = workspace.input("reference" if workspace.has("reference") else "checkpoint")
+    model, its = checkpoint.load(given.path)
+    if its.token_bytes != tokenizer.token_bytes:
+        raise UserError(
+            f"{given.manifest.name} reads with another tokenizer than the model that practises, and KL compares the two "
+            "token by token: choose a reference of the same tokenizer",
+            field="reference",
+        )
+    return model.requires_grad_(False)

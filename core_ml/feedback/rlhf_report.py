@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from core_ml.evaluation.overoptimization import z_below_best
 from core_ml.evaluation.statistics import Z, paired_change
 from core_ml.events import Figure
 
@@ -39,8 +40,9 @@ def stopped_improving(watched: Sequence[dict[str, Any]]) -> tuple[int, str]:
     won = [wins(watched[0], look, judge) for look in watched]
     rates = [sum(one) / len(one) for one in won]
     best = max(range(len(won)), key=lambda i: rates[i])
+    z = z_below_best(len(watched))
     # The earliest one that the best does not clearly beat, prompt by prompt.
-    stop = next(i for i in range(best + 1) if i == best or not _beats(won[i], won[best]))
+    stop = next(i for i in range(best + 1) if i == best or not _beats(won[i], won[best], z))
     step, last = watched[stop]["step"], watched[-1]["step"]
     by = f"by {watched[0].get('gold_said') or GOLD[judge]}"
     if stop == 0:
@@ -52,19 +54,20 @@ def stopped_improving(watched: Sequence[dict[str, Any]]) -> tuple[int, str]:
         )
     else:
         said = f"The win rate against the start {by} stopped improving at step {step} of {last} ({rates[stop]:.0%})."
-    if _beats(won[-1], won[best]):
+    if _beats(won[-1], won[best], z):
         said += (
             f" It fell to {rates[-1]:.0%} by the end, from {rates[best]:.0%} at step {watched[best]['step']}."
         )
     return step, said
 
 
-def _beats(worse: Sequence[float], better: Sequence[float]) -> bool:
+def _beats(worse: Sequence[float], better: Sequence[float], z: float) -> bool:
+    """Whether the change is larger than `z` of its standard errors."""
     change = paired_change(worse, better)
     # Of a few prompts that all agree the spread is 0, which is not certainty: half a win more, as Agresti adds.
     n = len(worse)
-    half = max(change.high - change.value, Z * math.sqrt(0.5 / n) / math.sqrt(n)) if n > 1 else math.inf
-    return change.value - half > 0
+    error = max((change.high - change.value) / Z, math.sqrt(0.5) / n) if n > 1 else math.inf
+    return change.value > z * error
 
 
 def findings(before: dict[str, Any], after: dict[str, Any], kl: float | None) -> list[str]:

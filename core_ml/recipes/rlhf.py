@@ -31,7 +31,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback import kept
     from core_ml.feedback.gold import gold_of
     from core_ml.feedback.looks import Watch
-    from core_ml.feedback.policy import Actor
+    from core_ml.feedback.policy import Actor, reference
     from core_ml.feedback.practice import Method, Practice, updates_per_step
     from core_ml.feedback.prompts import read_prompts
     from core_ml.feedback.reward_model import RewardModel
@@ -46,7 +46,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     use_threads(config.threads)
     torch.manual_seed(config.seed)
     policy, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
-    chat = _reference(workspace, tokenizer)
+    chat = reference(workspace, tokenizer)
     models = {name: [RewardModel.load(one) for one in workspace.inputs(name)] for name in ("reward", "gold")}
     for model in (*models["reward"], *models["gold"]):
         model.model.requires_grad_(False)
@@ -154,22 +154,6 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     yield from _publish(config, workspace, policy, tokenizer, notes, gold, restore)
 
 
-def _reference(workspace: Workspace, tokenizer: "Tokenizer") -> "GPT":
-    """What KL is measured to: the model given as such, or a second copy of the one that practises."""
-    from core_ml.errors import UserError
-    from core_ml.model import checkpoint
-
-    given = workspace.input("reference" if workspace.has("reference") else "checkpoint")
-    reference, its = checkpoint.load(given.path)
-    if its.token_bytes != tokenizer.token_bytes:
-        raise UserError(
-            f"{given.manifest.name} reads with another tokenizer than the model that practises, and KL compares the two "
-            "token by token: choose a reference of the same tokenizer",
-            field="reference",
-        )
-    return reference.requires_grad_(False)
-
-
 def _publish(
     config: RlhfConfig,
     workspace: Workspace,
@@ -189,6 +173,7 @@ def _publish(
     last, best = watched[-1]["step"], notes["best"]
     summary = {"n_parameters": policy.config.n_parameters, "n_steps": last, **begin_and_end(history, watched)}
     summary["best_step"], stopped = stopped_improving(watched)
+    harmed = peak.fell(watched)
     summary |= {"peak_step": best, "stopped_early": notes.get("stopped_early", False)}
     if gold:
         summary["gold"] = gold.said
@@ -205,7 +190,7 @@ def _publish(
     if config.keep == "best" and best != last:
         restore(best)
     published = {"checkpoint": summary}
-    if config.keep == "last" and peak.fell(watched) and best:
+    if config.keep == "last" and harmed and best:
         published["peak"] = {**summary, "n_steps": best}
     for name, values in published.items():
         if name == "peak":
@@ -385,6 +370,13 @@ RECIPE = Recipe(
             "Sampled answers; 0 is the chat model, 1 the spread of its answers.",
         ),
         Measure("val_proxy_z", "The reward model there", "", "higher", "On the same answers and scale."),
+        Measure(
+            "val_below_best",
+            "Below the best look",
+            "standard errors",
+            "lower",
+            "Of the difference, prompt by prompt.",
+        ),
         Measure("val_kl", "KL there", "nats an answer", "lower"),
         Measure("val_liked", "Liked, on prompts kept aside", "share", "higher", "Greedy answers."),
         Measure("correct", "Correct", "share", "higher"),

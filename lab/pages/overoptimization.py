@@ -10,6 +10,7 @@ from django.urls import reverse
 from core_ml import recipes
 from lab.models import Artifact, Run
 from lab.pages import overoptimization_plots as plots
+from lab.pages.forms import as_text
 from lab.queries import overoptimization as queries
 from lab.queries.overoptimization import Look, Measured
 
@@ -126,7 +127,10 @@ def _noise(found: Measured) -> float | None:
     best, last = found.best, found.last
     if best is None or last is None or best.gold_sem is None or last.gold_sem is None or found.fell:
         return None
-    return queries.Z * (best.gold_sem**2 + last.gold_sem**2) ** 0.5 or None
+    if last.below_best and best.gold is not None and last.gold is not None:
+        # The run compared them prompt by prompt, which says more.
+        return found.z * (best.gold - last.gold) / last.below_best
+    return found.z * (best.gold_sem**2 + last.gold_sem**2) ** 0.5 or None
 
 
 def _offers(run: Run, found: Measured) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _go_on(run: Run, peak: Artifact) -> str:
     """The form of a run from the peak on: the same recipe and inputs, distances still to the same model."""
     recipe = recipes.get(run.kind)
     fields = [("preset", run.preset)] if run.preset else []
-    fields += [(f"config.{name}", _as_text(value)) for name, value in run.given.items() if value is not None]
+    fields += [(f"config.{name}", as_text(value)) for name, value in run.given.items() if value is not None]
     parent = queries.parent(run)
     for taken in run.inputs.all():
         if taken.name not in ("checkpoint", "reference"):
@@ -158,10 +162,6 @@ def _go_on(run: Run, peak: Artifact) -> str:
     return (
         f"{reverse('new_run_kind', args=[run.kind])}?{urlencode([*fields, ('inputs.checkpoint', peak.pk)])}"
     )
-
-
-def _as_text(value: Any) -> str:
-    return "true" if value is True else "" if value is False else str(value)
 
 
 def _whole(words: str | None, end: int) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def main(found: Measured, others: Sequence[Measured], stops: Sequence[Look], par
     reach = max((_x(look, by_step) or 0 for look in found.looks), default=1) or 1
     # Room at the right for the names at the ends of the lines.
     widest = max([reach, *(one.fit.reach for one in others if one.fit and comparable(found, one))])
-    title = "step" if by_step else f"√KL from {parent[:40]}, in √nats"
+    # Plotly reads tags in titles, and people name models.
+    title = "step" if by_step else f"√KL from {escape(parent[:40], quote=False)}, in √nats"
     layout: dict[str, Any] = {
         "height": 340 if found.has_gold else 460,
         "margin": {"l": 48, "r": 76, "t": 26, "b": 40},

@@ -20,7 +20,7 @@ MAX_LOOKS = 1000
 MAX_COMPARED = 8
 METRICS = (
     "val_kl", "val_proxy_z", "val_proxy_z_sem", "val_gold_z", "val_gold_z_sem", "val_reward", "val_gold",
-    "val_liked", "val_win_rate", "kl",
+    "val_liked", "val_win_rate", "val_below_best", "kl",
 )  # fmt: skip
 JUDGES = {
     "model": "a gold model",
@@ -41,6 +41,8 @@ class Look:
     gold: float | None
     gold_sem: float | None
     win_rate: float | None
+    below_best: float | None = None
+    """Standard errors, prompt by prompt, below the best look until then; an older run does not tell it."""
 
     @property
     def d(self) -> float | None:
@@ -95,11 +97,16 @@ class Measured:
         looks = [look for look in self.looks if self.worth(look) is not None]
         return looks[-1] if looks else None
 
+    @property
+    def z(self) -> float:
+        """Standard errors below the best look from which on a look is worse by more than chance."""
+        return core.z_below_best(len(self.looks))
+
     def worth(self, look: Look) -> float | None:
         return look.gold if self.has_gold else look.win_rate
 
     def below(self, worse: Look, better: Look) -> bool:
-        """Whether one look is worse by more than chance.
+        """Whether one look is worse than the best by more than chance, of which the best of many has more.
 
         The same prompts are answered at each, which is not made use of: it asks for more than it need.
         """
@@ -107,11 +114,12 @@ class Measured:
             if worse.gold is None or better.gold is None:
                 return False
             if worse.gold_sem is not None and better.gold_sem is not None:
-                return better.gold - worse.gold > Z * math.hypot(worse.gold_sem, better.gold_sem)
+                return better.gold - worse.gold > self.z * math.hypot(worse.gold_sem, better.gold_sem)
         low, high = self.won(worse), self.won(better)
         if low is None or high is None:
             return False
-        return high.value - low.value > math.hypot(high.value - high.low, low.high - low.value)
+        apart = math.hypot(high.value - high.low, low.high - low.value) / Z
+        return high.value - low.value > self.z * apart
 
     def won(self, look: Look) -> Share | None:
         """The share of prompts on which the answer beats the start's, a tie counting half."""
@@ -124,6 +132,8 @@ class Measured:
         """Whether gold, or the win rate, stands lower at the last look than at its best by more than chance."""
         if any(one.output == "peak" for one in self.outputs):
             return True  # the run itself has found it, prompt by prompt
+        if self.last is not None and self.last.below_best is not None:
+            return self.last.below_best > self.z  # as the run itself compares them
         return self.best is not None and self.last is not None and self.below(self.last, self.best)
 
     @cached_property
@@ -173,6 +183,7 @@ def measured(run: Run) -> Measured:
             gold.get(step),
             columns["val_gold_z_sem"].get(step),
             columns["val_win_rate"].get(step),
+            columns["val_below_best"].get(step),
         )
         for step in steps
     ]
@@ -343,6 +354,8 @@ def finding(found: Measured) -> str:
     if best is last:
         level = f", by no more than chance above step {stopped.step:,}" if stopped is not last else ""
         return f"{what}{by} was highest at the last look, step {last.step:,}{level}: nothing says yet where it turns."
+    if stopped is found.looks[0]:
+        return f"{what}{by} never rose above the start by more than chance{so_far}, nor did it fall since."
     if stopped.step < last.step:
         return (
             f"{what}{by} stopped improving at step {stopped.step:,} of {last.step:,}: no later look is better by more "

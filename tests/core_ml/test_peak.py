@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from core_ml.feedback.peak import best_look, differences, fell, findings, measures, over_kl
+from core_ml.evaluation.overoptimization import z_below_best
+from core_ml.feedback.peak import below_best, best_look, differences, fell, findings, measures, over_kl
 
 N = 60
 
@@ -63,6 +64,18 @@ def test_the_best_of_many_looks_that_are_all_alike_is_not_taken_for_a_peak():
         found = [{"step": i, "sampled": {"gold": rng.standard_normal(N).tolist()}} for i in range(20)]
         taken += fell(found)
     assert taken < 20  # without the correction every third would be
+
+
+def test_the_fall_is_told_in_standard_errors_of_the_difference():
+    golds = [[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 2.0, 2.0]]
+    found = [{"step": i, "sampled": {"gold": gold}} for i, gold in enumerate(golds)]
+    # Falls of 1, 2, 1 and 2: mean 1.5, spread √(1/3), error √(1/3) / 2; the floor of √0.5 / 4 is less.
+    assert below_best(found) == pytest.approx(1.5 / (math.sqrt(1 / 3) / 2)) and fell(found)
+    assert below_best(found[:2]) == 0 and not fell(found[:1])
+    # 1.96 for one look beside the best, and the 0.025 of each of five for five.
+    assert z_below_best(2) == pytest.approx(1.95996, abs=1e-4) and z_below_best(6) == pytest.approx(
+        2.5758, abs=1e-4
+    )
 
 
 def test_without_gold_the_win_rate_decides_and_without_kl_there_is_no_curve():

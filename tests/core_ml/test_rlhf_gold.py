@@ -55,7 +55,7 @@ def test_each_look_measures_proxy_gold_and_kl_on_sampled_answers_from_the_chat_m
     events = list(run(SMALL, workspace(tmp_path, inputs)))
     found = looks(events)
     assert list(found) == [0, 2, 4, 6]
-    names = {"val_reward_sem", "val_gold", "val_gold_sem", "val_kl"} | {
+    names = {"val_reward_sem", "val_below_best", "val_gold", "val_gold_sem", "val_kl"} | {
         f"val_{one}_z{sem}" for one in ("proxy", "gold") for sem in ("", "_sem")
     }
     assert all(names <= set(values) for values in found.values())
