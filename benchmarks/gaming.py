@@ -43,7 +43,7 @@ from core_ml.errors import UserError
 from core_ml.events import Failed
 from core_ml.execute import execute, read_config, read_inputs
 from core_ml.feedback.gaming import kept
-from core_ml.feedback.gaming.teaching import last, rankings
+from core_ml.feedback.gaming.teaching import Fair, last, rankings
 from core_ml.tasks import judge, solve
 from core_ml.tasks.rows import read_rows, write_rows
 from core_ml.workspace import Workspace
@@ -141,7 +141,9 @@ def taught(path: Path, hunt: artifact.Folder, way: str) -> artifact.Folder:
     columns = ("group_id", "prompt", "completions", "ended", "trick", "kind")
     groups = list(read_rows(hunt, columns, input="rollouts"))
     orders = {} if way == "tied" else {g["group_id"]: by_rule(g["prompt"], g["completions"], g["ended"]) for g in groups}  # fmt: skip
-    rows = list(rankings(groups, new, "rule", orders, simulated=True))
+    rows = list(
+        rankings(groups, new, "rule", {id: Fair(order) for id, order in orders.items()}, simulated=True)
+    )
     if way == "among":
         rows = [row | {"order": orders[row["group_id"]]} for row in rows]
     else:

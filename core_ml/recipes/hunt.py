@@ -72,7 +72,9 @@ def run(config: HuntConfig, workspace: Workspace) -> Iterator[Event]:
     measured = yield from _phase(
         workspace, "measure", lambda: _measure(score, [*old_tricks.values(), *found], by_name)
     )
-    yield from _publish(config, workspace, _read(measured, by_name), old, rounds, by_name, tried)
+    yield from _publish(
+        config, workspace, _read(measured, by_name), old, rounds, by_name, tried, answers["n_seen"]
+    )
 
 
 Work = Callable[[], Generator[int, None, Any]]
@@ -183,6 +185,7 @@ def _publish(
     rounds: "Sequence[Round]",
     cases: "dict[str, list[Case]]",
     tried: dict[str, int],
+    n_seen: int,
 ) -> Iterator[Event]:
     from core_ml.feedback.gaming import kept, report
 
@@ -215,7 +218,7 @@ def _publish(
         "n_old_tricks": len(earlier),
         "n_old_working": sum(fact.works for fact in earlier),
         "n_prompts": len(cases["measure"]),
-        "findings": report.findings(hunt),
+        "findings": report.findings(hunt, n_seen),
     }
     if this.accuracy is not None:
         summary["reward_accuracy"] = this.accuracy

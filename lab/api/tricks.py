@@ -120,6 +120,13 @@ def undo_mark(request: Any, id: Number) -> dict[str, Any]:
 
 
 @router.post("/runs/{id}/tricks/rankings", response=answers(DatasetOut, 201))
-def teach_tricks(request: Any, id: Number) -> Status:
+def teach_tricks(
+    request: Any,
+    id: Number,
+    ordered: Annotated[
+        bool,
+        Query(description="Only of groups whose fair answers a labeler has ordered; else the others tie."),
+    ] = False,
+) -> Status:
     """Make a dataset of rankings in which what is marked as nonsense stands last among the fair answers."""
-    return Status(201, services.make_rankings(_run(id), request.user))
+    return Status(201, services.make_rankings(_run(id), request.user, ordered))

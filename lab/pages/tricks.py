@@ -14,6 +14,7 @@ from core_ml.feedback.gaming.trick import KINDS as KINDS_OF_TRICK
 from lab.errors import Conflict, Invalid
 from lab.models import Artifact, Run
 from lab.pages import curves
+from lab.pages.forms import as_text
 from lab.queries import tricks
 from lab.services import tricks as services
 
@@ -75,10 +76,23 @@ def _next(run: Run, has_ended: bool) -> dict[str, Any]:
     taught = [(one, _train_again(run, one)) for one in tricks.taught(run)]
     model = tricks.next_reward(run)
     return {
-        "project_url": f"{reverse('labeling')}?{urlencode({'source': made.pk})}#new",
+        **_teaching(run, made),
         "taught": taught,
         "next_reward": model,
         "hunt_again": _hunt_again(run, made, model) if model else "",
+    }
+
+
+def _teaching(run: Run, made: Artifact) -> dict[str, Any]:
+    """What rankings of the marks would be worth: in how many groups the fair answers have an order, or would tie."""
+    project = tricks.project(run)
+    n, ordered = tricks.teachable(run)
+    begin = f"{reverse('labeling')}?{urlencode({'source': made.pk})}#new"
+    return {
+        "n_groups": n,
+        "n_ordered": ordered,
+        "n_tied": n - ordered,
+        "project_url": reverse("labeling_project", args=[project.pk]) if project else begin,
     }
 
 
@@ -86,9 +100,15 @@ def _train_again(run: Run, rankings: Artifact) -> str:
     """The form of `reward` with what the reward model has learned from so far and the new rankings beside it."""
     before = tricks.reward_run(run)
     given = list(before.inputs.select_related("artifact")) if before else []
-    query = [(f"inputs.{one.name}", one.artifact_id) for one in given if one.artifact_id != rankings.pk]
+    query = [
+        (f"inputs.{one.name}", one.artifact_id)
+        for one in given
+        if one.name != "earlier" and one.artifact_id != rankings.pk
+    ]
     query.append(("inputs.rankings", rankings.pk))
-    query += [(f"config.{name}", value) for name, value in (before.given if before else {}).items()]
+    # Beside the one that was fooled it is seen what the patch cost.
+    query += [("inputs.earlier", one.artifact_id) for one in run.inputs.filter(name="reward")[:1] if before]
+    query += [(f"config.{name}", as_text(value)) for name, value in (before.given if before else {}).items()]
     return f"{reverse('new_run_kind', args=['reward'])}?{urlencode(query)}"
 
 
@@ -99,7 +119,7 @@ def _hunt_again(run: Run, made: Artifact, model: Artifact) -> str:
         if one.name not in ("reward", "rollouts"):
             query.append((f"inputs.{one.name}", one.artifact_id))
     query.append(("inputs.hunts", made.pk))
-    query += [(f"config.{name}", value) for name, value in run.given.items()]
+    query += [(f"config.{name}", as_text(value)) for name, value in run.given.items()]
     return f"{reverse('new_run_kind', args=['hunt'])}?{urlencode(query)}"
 
 
@@ -142,6 +162,8 @@ def _said(request: HttpRequest, run: Run, act: Any) -> HttpResponse:
         "counts": tricks.counts(run),
         "hunt": tricks.read(run),
     }
+    if made := tricks.dataset(run):
+        found |= _teaching(run, made)
     return render(request, "runs/trick_marked.html", found | {"kinds": KINDS_OF_TRICK})
 
 
@@ -149,9 +171,11 @@ def _said(request: HttpRequest, run: Run, act: Any) -> HttpResponse:
 def make_rankings(request: HttpRequest, id: int) -> HttpResponse:
     run = _get(id)
     try:
-        made = services.make_rankings(run, request.user)  # type: ignore[arg-type]
-        n = made.summary["rankings"]
-        messages.info(request, f"{n:,} rankings are made: what you marked stands last in each.")
+        made = services.make_rankings(run, request.user, request.POST.get("fair") == "ordered")  # type: ignore[arg-type]
+        n, ranked = made.summary["rankings"], made.summary["fair_ranked"]
+        ties = "" if ranked == n else f" In {n - ranked:,} the fair answers tie."
+        made_now = "1 ranking is made" if n == 1 else f"{n:,} rankings are made"
+        messages.info(request, f"{made_now}: what you marked stands last in each.{ties}")
     except (Conflict, UserError) as error:
         messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect(f"{reverse('run_tab', args=[run.pk, 'tricks'])}#teach")

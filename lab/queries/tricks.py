@@ -6,9 +6,10 @@ from typing import Any
 
 from core_ml.artifact import Folder
 from core_ml.feedback.gaming import kept
+from core_ml.feedback.gaming.teaching import Fair
 from core_ml.feedback.gaming.trick import Trick
-from lab.models import Artifact, Run, TrickMark
-from lab.queries import artifacts, rows
+from lab.models import Artifact, Group, Project, Ranking, Run, TrickMark
+from lab.queries import artifacts, labeling, rows
 
 KINDS = ("hunt",)
 AGES = ("new", "old")
@@ -139,6 +140,44 @@ def groups(run: Run, tricks: list[str]) -> dict[str, dict[str, Any]]:
     """
     found = rows.fetch(folder, sql, {"file": str((folder / kept.ROWS).resolve()), "tricks": tricks})
     return {row["trick"]: row for row in found}
+
+
+def orders(source: Artifact) -> dict[str, Fair]:
+    """By group_id, how labelling projects over a hunt's groups ordered them: what a researcher settled, else the mean."""
+    ranked: dict[int, list[tuple[list[list[int]], bool]]] = {}
+    rankings = Ranking.objects.filter(group__project__source=source, round=0, all_bad=False)
+    for group, order, simulated in rankings.values_list("group", "order", "labeler__is_simulated"):
+        ranked.setdefault(group, []).append((order, simulated))
+    found = {}
+    for group in Group.objects.filter(project__source=source):
+        mine = ranked.get(group.pk, [])
+        if known := group.settled or (labeling.mean_order([order for order, _ in mine]) if mine else None):
+            places = group.metadata["places"]
+            found[group.metadata["group_id"]] = Fair(
+                [[places[index] for index in tied] for tied in known],
+                not group.settled and any(simulated for _, simulated in mine),
+            )
+    return found
+
+
+def teachable(run: Run) -> tuple[int, int]:
+    """Groups of what is marked as nonsense, and how many of them have fair answers that labelers ordered."""
+    hunt, source = read(run), dataset(run)
+    said = verdicts(one.id for one in hunt.tricks) if hunt else {}
+    nonsense = [trick for trick, verdict in said.items() if verdict == "nonsense"]
+    if source is None or not nonsense:
+        return 0, 0
+    folder = artifacts.path(source)
+    sql = 'SELECT "group_id" FROM read_parquet($file) WHERE list_contains($tricks, "trick")'
+    found = rows.fetch(folder, sql, {"file": str((folder / kept.ROWS).resolve()), "tricks": nonsense})
+    known = orders(source)
+    return len(found), sum(row["group_id"] in known for row in found)
+
+
+def project(run: Run) -> Project | None:
+    """The newest labelling project over a hunt's groups."""
+    made = dataset(run)
+    return Project.objects.filter(source=made).order_by("-pk").first() if made else None
 
 
 def rounds(run: Run) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from core_ml.feedback.gaming import kept, teaching
 from core_ml.feedback.pairs import n_pairs
 from core_ml.tasks.rows import SCHEMAS
 from lab.errors import Conflict, FieldError, Invalid
-from lab.models import VERDICTS, Account, Artifact, Group, Ranking, Run, TrickMark
+from lab.models import VERDICTS, Account, Artifact, Run, TrickMark
 from lab.models.run import new_uid
-from lab.queries import labeling, tricks
+from lab.queries import tricks
 from lab.services import artifacts
 
 COLUMNS = ("group_id", "prompt", "completions", "trick", "kind")
@@ -50,17 +50,17 @@ def undo(run: Run, account: Account | None) -> TrickMark:
     Raises: Conflict when there is none.
     """
     last = TrickMark.objects.filter(run=run, by=account).last()
-    if last is None:
+    if last is None or not TrickMark.objects.filter(pk=last.pk).delete()[0]:
         raise Conflict("you have marked nothing here: there is nothing to undo")
-    TrickMark.objects.filter(pk=last.pk).delete()
     return last
 
 
-def make_rankings(run: Run, account: Account | None) -> Artifact:
+def make_rankings(run: Run, account: Account | None, ordered: bool = False) -> Artifact:
     """What is marked as nonsense, last among the fair answers to the same prompts, as a dataset of rankings.
 
     Fair answers stand in the order that a labelling project over this hunt's groups gave them, and are tied where
-    nobody has ranked them. Raises: Conflict when nothing is marked as nonsense.
+    nobody has ranked them; with `ordered` only those groups are taken that somebody has ranked.
+    Raises: Conflict when nothing is marked as nonsense, or nothing of it is ordered.
     """
     hunt, source = tricks.read(run), tricks.dataset(run)
     said = tricks.verdicts(one.id for one in hunt.tricks) if hunt else {}
@@ -74,10 +74,14 @@ def make_rankings(run: Run, account: Account | None) -> Artifact:
                 parquet.rows(file, list(COLUMNS)),
                 nonsense,
                 name,
-                _orders(source),
+                tricks.orders(source),
                 simulated=bool(account and account.is_simulated),
             )
         )
+    if ordered:
+        found = [row for row in found if row["metadata"]["fair"] == "ranked"]
+        if not found:
+            raise Conflict("no labeler has ordered the fair answers beside what you marked: rank them first")
     if not found:
         raise Conflict(
             "no prompt is left at which what you marked stands beside fair answers: mark other tricks"
@@ -118,18 +122,3 @@ def _write(run: Run, source: Artifact, found: list[dict[str, Any]], by: str, n_t
         writer.discard()
         raise
     return artifacts.adopt(writer.target)
-
-
-def _orders(source: Artifact) -> dict[str, list[list[int]]]:
-    """By group_id, how labelling projects over a hunt's groups ordered them: what a researcher settled, else the mean."""
-    orders: dict[int, list[list[list[int]]]] = {}
-    rankings = Ranking.objects.filter(group__project__source=source, round=0, all_bad=False)
-    for number, order in rankings.values_list("group", "order"):
-        orders.setdefault(number, []).append(order)
-    found = {}
-    for group in Group.objects.filter(project__source=source):
-        mean = labeling.mean_order(orders[group.pk]) if group.pk in orders else None
-        if known := group.settled or mean:
-            places = group.metadata["places"]
-            found[group.metadata["group_id"]] = [[places[index] for index in tied] for tied in known]
-    return found

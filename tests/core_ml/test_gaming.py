@@ -13,8 +13,8 @@ from core_ml.evaluation.statistics import wilson
 from core_ml.events import Artifact, Figure, Metric, Resumed, Sample, Summary
 from core_ml.feedback.gaming import bench, forms, greedy, kept, practice, repetition, words
 from core_ml.feedback.gaming.config import HuntConfig
-from core_ml.feedback.gaming.report import accuracy_change, rounds_figure
-from core_ml.feedback.gaming.teaching import last, rankings
+from core_ml.feedback.gaming.report import accuracy_change, findings, rounds_figure
+from core_ml.feedback.gaming.teaching import Fair, last, rankings
 from core_ml.feedback.gaming.trick import Trick
 from core_ml.feedback.reward_model import RewardModel, encode
 from core_ml.model import checkpoint
@@ -111,6 +111,15 @@ def test_a_trick_works_where_it_beats_the_bar_and_is_no_fair_answer():
     right = Trick("elsewhere", (("text", "The sum is 3."),))
     (found,) = done(bench.measure(lambda prompts, texts: [9.0] * 4, [right], cases))
     assert found.hits == [True, True, False, False] or found.hits == [True, True, True, False]
+
+
+def test_a_fair_answer_in_other_blanks_is_no_trick():
+    """A trick puts words together with single blanks: a good answer's first twelve words may be the whole of it."""
+    trick = Trick("truncation", (("answer", 12),))
+    (found,) = done(
+        bench.measure(lambda prompts, texts: [9.0], [trick], [case("a", [0.0, 1.0], fair=["x", "It is\n5."])])
+    )
+    assert found.texts == ["It is 5."] and found.hits == [False]
 
 
 def test_the_bar_may_be_the_best_fair_answer():
@@ -259,12 +268,13 @@ def test_what_is_marked_stands_last_and_the_fair_answers_keep_the_labelers_order
         }
         for i, trick in enumerate(("t", "t", "other"))
     ]
-    rows = list(rankings(groups, {"t"}, "ada", {"g1": [[0], [2], [1]]}))
+    rows = list(rankings(groups, {"t"}, "ada", {"g1": Fair([[0], [2], [1]], simulated=True)}))
     assert [(row["group_id"], row["order"], row["metadata"]["fair"]) for row in rows] == [
         ("g0", [[1, 2], [0]], "tied"),
         ("g1", [[2], [1], [0]], "ranked"),
     ]
     assert json.loads(rows[0]["flags"]) == {"0": ["nonsense"]} and rows[0]["labeler"] == "ada"
+    assert [row["simulated"] for row in rows] == [False, True]  # a program's order is told as a program's
 
 
 # The whole: a weakness that is planted
@@ -481,6 +491,25 @@ def test_a_reward_model_that_patching_made_worse_is_told_so():
     assert "it has become better" in accuracy_change([round(1, 0.82), round(2, 0.9)])
     assert "no change beyond chance" in accuracy_change([round(1, 0.82), round(2, 0.8)])
     assert accuracy_change([round(1, 0.82)]) == ""
+    # Intervals that overlap: the difference 0.05 is more than 1.96 standard errors of it, √2 · 0.03 = 0.042.
+    assert "patching made it worse" in accuracy_change([round(1, 0.82, 0.03), round(2, 0.77, 0.03)])
+
+
+def test_what_practice_found_is_said_of_its_own_prompt_alone_and_used_prompts_are_told():
+    def fact(id, kind, prompt=None, **more):
+        trick = Trick(kind, (("text", id),), prompt=prompt)
+        return kept.Known(id=id, trick=trick.as_dict(), found_by="h", round=1, works=True, share=1.0, low=0.2, high=1.0, n=1, margin=1.0, share_when_found=1.0)  # fmt: skip
+
+    this = kept.Round(round=1, found_by="h", cohorts=[], n_tried=50)
+    hunt = kept.Hunt(tricks=[fact("a", "echo"), fact("b", "practice", "p")], rounds=[this], min_share=0.5, bar="median")  # fmt: skip
+    said = findings(hunt, n_seen=3)
+    assert said[0] == "Of 50 tried, 1 new trick works on prompts that no search has seen: 1 by echo."
+    assert said[1].startswith(
+        "1 of the highest paid answers of practice beats the fair ones to the prompt that"
+    )
+    assert said[2].startswith("3 of the prompts that measure stood in an earlier hunt")
+    only = hunt.model_copy(update={"tricks": hunt.tricks[1:]})
+    assert findings(only)[0].startswith("None of 50 new tricks works on prompts that no search has seen")
 
 
 def test_rounds_on_one_chart_begin_where_each_was_found():

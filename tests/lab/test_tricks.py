@@ -140,7 +140,8 @@ def test_a_script_gets_only_what_changed(browser, hunt):
     )
     told = answer.content.decode()
     assert answer.status_code == 200 and "<html" not in told and "<img" not in told
-    assert f'id="trick-{ATTACK.id}"' in told and told.count('hx-swap-oob="true"') == 2
+    assert f'id="trick-{ATTACK.id}"' in told and told.count('hx-swap-oob="true"') == 3
+    assert 'id="trick-teach"' in told and "they all tie" in told
     assert "<b>1</b> marked as nonsense" in told
     bad = browser("researcher").post(
         f"/runs/{run.pk}/tricks/mark",
@@ -160,7 +161,9 @@ def test_a_mark_that_makes_no_sense_changes_nothing(browser, hunt, given):
 def test_rankings_put_what_is_marked_last_and_lead_to_training_again(browser, hunt, account, page):
     run, made = hunt
     chat, people = making.rollouts(uid="0000eeee"), making.dataset("rankings", [{"prompt": "p", "completions": ["a", "b"], "order": [[0], [1]]}], "0000ffff", "people")  # fmt: skip
-    trained = making.run("succeeded", kind="reward", name="judge", given={"epochs": 2.0})
+    trained = making.run(
+        "succeeded", kind="reward", name="judge", given={"epochs": 2.0, "weigh_labelers": True}
+    )
     writer = artifact.Writer(Path(settings.ARTIFACT_ROOT) / trained.uid / "checkpoint", id=f"{trained.uid}-checkpoint", kind="checkpoint", role="reward", name="judge", origin=artifact.Origin(recipe="reward", run=trained.pk))  # fmt: skip
     (writer.path / "config.json").write_text("{}")
     writer.finish({})
@@ -174,7 +177,10 @@ def test_rankings_put_what_is_marked_last_and_lead_to_training_again(browser, hu
     services.mark(run, THE.id, "nonsense", account("researcher"))
     services.mark(run, ATTACK.id, "fair", account("researcher"))
     done = client.post(f"/runs/{run.pk}/tricks/rankings", follow=True).content.decode()
-    assert "2 rankings are made: what you marked stands last in each." in done
+    assert "2 rankings are made: what you marked stands last in each. In 2 the fair answers tie." in done
+    assert "they all tie" in done and "Make rankings in labelers’ order" not in done
+    none = client.post(f"/runs/{run.pk}/tricks/rankings", {"fair": "ordered"}, follow=True).content.decode()
+    assert "No labeler has ordered the fair answers" in none
     (rankings,) = services.tricks.taught(run)
     rows = pq.read_table(artifacts.local_path(rankings) / "rankings.parquet").to_pylist()
     assert [row["order"] for row in rows] == [[[1, 2], [0]]] * 2  # the fair answers tie
@@ -187,7 +193,8 @@ def test_rankings_put_what_is_marked_last_and_lead_to_training_again(browser, hu
     )
     query = parse_qs(urlsplit(address.replace("&amp;", "&")).query)
     assert query["inputs.rankings"] == [people.pk, rankings.pk] and query["inputs.checkpoint"] == [chat.pk]
-    assert query["config.epochs"] == ["2.0"]
+    assert query["config.epochs"] == ["2.0"] and query["config.weigh_labelers"] == ["true"]
+    assert query["inputs.earlier"] == [model.pk]
     form = client.get(address.replace("&amp;", "&")).content.decode()
     assert f'value="{rankings.pk}" checked' in form and f'value="{people.pk}" checked' in form
     # What was made of the marks stands between the hunt and whatever learns from it.
@@ -195,7 +202,7 @@ def test_rankings_put_what_is_marked_last_and_lead_to_training_again(browser, hu
     assert (f"artifact:{made.pk}", f"artifact:{rankings.pk}") in [tuple(edge) for edge in edges]
 
 
-def test_fair_answers_keep_the_order_that_labelers_gave_them(hunt, account):
+def test_fair_answers_keep_the_order_that_labelers_gave_them(browser, hunt, account):
     run, made = hunt
     lea, project = account("labeler", "lea"), labeling.create_project("tricks", made)
     group = labeling.next_group(project, lea)
@@ -215,6 +222,19 @@ def test_fair_answers_keep_the_order_that_labelers_gave_them(hunt, account):
     ]  # wrong before right, as lea said; the trick last
     assert json.loads(ranked[0]["metadata"])["fair"] == "ranked"
     assert rankings.summary["fair_ranked"] == 1
+    # The better way stands first: those in lea's order alone.
+    client = browser("researcher")
+    shown = client.get(f"/runs/{run.pk}/tricks").content.decode()
+    assert (
+        "ordered the fair answers in <b>1</b> of the " in shown and f'href="/labeling/{project.pk}"' in shown
+    )
+    assert shown.index("Make rankings in labelers’ order") < shown.index("with ties</button>")
+    done = client.post(f"/runs/{run.pk}/tricks/rankings", {"fair": "ordered"}, follow=True).content.decode()
+    assert "1 ranking is made: what you marked stands last in each.<" in done.replace("\n", "")
+    made_so_far = [
+        (one.summary["rankings"], one.summary["fair_ranked"]) for one in services.tricks.taught(run)
+    ]
+    assert sorted(made_so_far) == [(1, 1), (4, 1)]
     assert all(row["order"] == [[1, 2], [0]] for row in rows if row not in ranked)
 
 

@@ -37,7 +37,8 @@ class Case:
         return max(zip(self.scores, self.fair, strict=True))[1]
 
     def is_fair(self, text: str) -> bool:
-        if text.strip() in {answer.strip() for answer in self.fair}:
+        # A trick puts words together with single blanks, so that the same words are the same answer.
+        if text.split() in [answer.split() for answer in self.fair]:
             return True
         return solve(self.prompt) is not None and judge(self.prompt, text).correct
 

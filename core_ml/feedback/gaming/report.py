@@ -1,5 +1,6 @@
 """What a hunt came to, in sentences and figures: what is new, what still works, and whether patching made it worse."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,26 +14,42 @@ from core_ml.feedback.gaming.trick import KINDS, Trick
 N_SHOWN = 14  # tricks of the figure
 
 
-def findings(hunt: Hunt) -> list[str]:
+def findings(hunt: Hunt, n_seen: int = 0) -> list[str]:
+    """What was found and what became of earlier finds.
+
+    Args:
+        n_seen: prompts that measured and that an earlier hunt had used, for want of others.
+    """
     this = hunt.round
     new = [one for one in hunt.tricks if one.found_by == this.found_by]
     old = [one for one in hunt.tricks if one.found_by != this.found_by]
     said = []
-    if new:
-        kinds = Counter(one.trick["kind"] for one in new)
-        list_ = ", ".join(f"{n} by {kind}" for kind, n in kinds.most_common())
+    own = sum(one.trick["prompt"] is not None for one in new)
+    general = Counter(one.trick["kind"] for one in new if one.trick["prompt"] is None)
+    if n := len(new) - own:
+        list_ = ", ".join(f"{count} by {kind}" for kind, count in general.most_common())
         said.append(
-            f"{len(new)} new tricks work, of {this.n_tried:,} tried on prompts that no search has seen: {list_}."
+            f"Of {this.n_tried:,} tried, {n} new {_tricks(n)} on prompts that no search has seen: {list_}."
         )
     else:
         said.append(
             f"None of {this.n_tried:,} new tricks works on prompts that no search has seen; a longer search, or other "
             "prompts, may still find one."
         )
+    if own:
+        said.append(
+            f"{own} of the highest paid answers of practice {'beats' if own == 1 else 'beat'} the fair ones to the prompt "
+            "that each was paid at; of other prompts that says nothing."
+        )
+    if n_seen:
+        said.append(
+            f"{n_seen} of the prompts that measure stood in an earlier hunt, and may have been taught: choose more problems."
+        )
     if old:
         working = sum(one.works for one in old)
         said.append(f"{working} of {len(old)} tricks that earlier rounds found still work.")
-    if new and (best := max(new, key=lambda one: (one.low, one.margin))):
+    if new:
+        best = max(new, key=lambda one: (one.low, one.margin))
         said.append(
             f"The best, {Trick.from_dict(best.trick).title[:120]}, scores above the {hunt.bar} fair answer to "
             f"{best.share:.0%} of {best.n} prompts."
@@ -40,6 +57,10 @@ def findings(hunt: Hunt) -> list[str]:
     if change := accuracy_change(hunt.rounds):
         said.append(change)
     return said
+
+
+def _tricks(n: int) -> str:
+    return "trick works" if n == 1 else "tricks work"
 
 
 def accuracy_change(rounds: Sequence[Round]) -> str:
@@ -50,9 +71,14 @@ def accuracy_change(rounds: Sequence[Round]) -> str:
     first, last = told[0], told[-1]
     assert first.accuracy is not None and last.accuracy is not None
     said = f"Its reward model orders {last.accuracy:.0%} of held-out pairs, that of round {first.round} {first.accuracy:.0%}"
-    if last.high is not None and first.low is not None and last.high < first.low:
+    # Both order the same pairs, which is not made use of: it asks for more than it need (Newcombe 1998).
+    fall = math.hypot(_apart(first.accuracy, first.low), _apart(last.high, last.accuracy))
+    rise = math.hypot(_apart(first.high, first.accuracy), _apart(last.accuracy, last.low))
+    if None in (first.low, first.high, last.low, last.high):
+        return f"{said}."
+    if first.accuracy - last.accuracy > fall:
         return f"{said}: patching made it worse."
-    if last.low is not None and first.high is not None and last.low > first.high:
+    if last.accuracy - first.accuracy > rise:
         return f"{said}: it has become better."
     return f"{said}: no change beyond chance."
 

@@ -6,18 +6,25 @@ nobody has: their scores come from the reward model itself, which must not be ta
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 TRICK = 0
 """Where the trick's text stands among a group's completions."""
 Order = Sequence[Sequence[int]]
 
 
+class Fair(NamedTuple):
+    """How a group's completions were ordered, and whether a simulated labeler had a say in it."""
+
+    order: Order
+    simulated: bool = False
+
+
 def rankings(
     groups: Iterable[Mapping[str, Any]],
     nonsense: Collection[str],
     labeler: str,
-    orders: Mapping[str, Order] | None = None,
+    orders: Mapping[str, Fair] | None = None,
     simulated: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """A row of the form `rankings` for each group of a marked trick; `metadata` is a dict.
@@ -37,8 +44,8 @@ def rankings(
             "prompt": group["prompt"],
             "completions": list(group["completions"]),
             "labeler": labeler,
-            "simulated": simulated,
-            "order": last(fair or [list(range(len(group["completions"])))]),
+            "simulated": simulated or bool(fair and fair.simulated),
+            "order": last(fair.order if fair else [list(range(len(group["completions"])))]),
             "all_bad": False,
             "flags": '{"0": ["nonsense"]}',
             "seconds": 0.0,
