@@ -16,10 +16,18 @@
     return found;
   }
   function painted(value) {
-    if (typeof value === "string") return value.startsWith("--") ? color(value) : value;
+    if (typeof value === "string") return /^--[a-z][a-z0-9-]*$/.test(value) ? color(value) : value;
     if (Array.isArray(value)) return value.length > 200 ? value : value.map(painted);
     if (value && typeof value === "object" && !ArrayBuffer.isView(value)) return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, painted(inner)]));
     return value;
+  }
+  // Plotly reads tags in names and categories, which models and people wrote: they are text.
+  const plain = (text) => (typeof text === "string" ? text.replaceAll("&", "&amp;").replaceAll("<", "&lt;") : text);
+  function untagged(trace) {
+    const found = { ...trace };
+    if (found.name) found.name = plain(found.name);
+    for (const axis of ["x", "y"]) if (Array.isArray(found[axis]) && typeof found[axis][0] === "string") found[axis] = found[axis].map(plain);
+    return found;
   }
   // Each line carries its name at its end; a legend is only for what has no end or for more than eight.
   function named(data, layout) {
@@ -27,7 +35,7 @@
     const lines = data.filter((trace) => (trace.type || "scatter") === "scatter" && (trace.mode || "lines").includes("lines") && trace.x?.length);
     if (lines.length !== data.length || lines.length > 8) return { showlegend: true, ...layout };
     const ends = lines.map((trace) => ({ trace, i: trace.y.findLastIndex((value) => value !== null) })).filter(({ trace, i }) => i >= 0 && trace.name)
-      .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], yref: trace.yaxis || "y", text: trace.name.slice(0, 28), xanchor: "left", xshift: 6 }));
+      .map(({ trace, i }) => ({ x: trace.x[i], y: trace.y[i], yref: trace.yaxis || "y", text: plain(trace.name.slice(0, 28)), xanchor: "left", xshift: 6 }));
     return { ...layout, margin: { l: 52, r: 24 + 7 * Math.max(4, ...ends.map((end) => end.text.length)), t: 10, b: 40, ...layout.margin }, annotations: ends };
   }
   // Names at the ends of lines that would overlap are moved apart, the lowest first; each panel for itself.
@@ -55,7 +63,7 @@
     if (node.getAttribute("role") === "img") node.setAttribute("role", "figure");
     const whole = named(data, layout);
     apart(whole, data, layout.height || node.clientHeight || 310);
-    return Plotly.react(node, data.map(painted), { ...painted(whole), template: template(), height: layout.height || node.clientHeight || 310 }, config);
+    return Plotly.react(node, data.map(untagged).map(painted), { ...painted(whole), template: template(), height: layout.height || node.clientHeight || 310 }, config);
   };
   Lab.redraw = (node) => Lab.plot(node, node.figure.data, node.figure.layout);
   const again = () => { for (const node of drawn) if (node.isConnected) Lab.redraw(node); else drawn.delete(node); };
