@@ -8,6 +8,7 @@ import krippendorff
 import numpy as np
 import pytest
 
+from core_ml.evaluation.judge_prompt import reference_of
 from core_ml.feedback.sets import exporting, known, measured, openassistant, stored
 from core_ml.feedback.sets.ranked import Bad, Source, rankings
 
@@ -65,6 +66,25 @@ def test_agreement_of_llmfaos_crowd(shared, tmp_path):
         ratings[list(workers).index(row["worker"]), list(ids).index(row["id"])] = place[row["winner"]]
     assert (name, found["labelers"]) == ("LLMFAO", 124)
     held(found["agreement"], ratings, [column[~np.isnan(column)].tolist() for column in ratings.T])
+
+
+def test_the_right_answers_of_mt_bench_come_along_for_a_judge(shared, tmp_path):
+    _, path = imported(shared / "pref-mtbench", tmp_path)
+    right = {
+        row["question_id"]: row["reference"]
+        for _, row in source(shared / "pref-mtbench" / "questions.jsonl").rows()
+        if row.get("reference")
+    }
+    groups = list(stored.groups([path]))
+    told = {
+        int(group.group_id.split("-")[0]): group.metadata["reference"]
+        for group in groups
+        if "reference" in group.metadata
+    }
+    assert told == right and len(right) > 20
+    for group in groups:
+        turns = group.metadata.get("reference")
+        assert reference_of(group.metadata) == ((turns and turns[0]) or None)
 
 
 def test_trees_come_back_from_their_own_form_with_the_same_groups_and_orders(shared, tmp_path):

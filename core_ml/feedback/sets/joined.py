@@ -93,7 +93,8 @@ def mtbench(parts: Parts) -> Read:
 
 
 def _mtbench_question(row: Row) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    yield ("question", row.get("question_id")), {"turns": row.get("turns"), "category": row.get("category")}
+    kept = {name: row.get(name) for name in ("turns", "category", "reference")}
+    yield ("question", row.get("question_id")), kept
 
 
 def _mtbench_answer(row: Row) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -141,6 +142,8 @@ def _mtbench_vote(row: Row, number: int, texts: Lookup) -> Iterator[Ranked]:
             "category": question["category"],
             "turns": question["turns"],
         }
+        # The right answers, a turn each, of the questions that have one: what a judge is shown beside both.
+        | ({"reference": question["reference"]} if question["reference"] else {})
         | ({} if there else {"without_texts": True}),
     )
 
