@@ -117,7 +117,12 @@ def download_votes(request: HttpRequest, form: ExportForm = "jsonl", judges: boo
 
 @router.post("/export", response=answers(DatasetOut, 201))
 def export_votes(request: Any, data: ExportIn) -> Status:
-    """Write the votes so far as a dataset of the form rankings, for a reward model or a judge to take."""
+    """Write the votes so far as a dataset of the form rankings, for a reward model or a judge to take.
+
+    With `battles`, what was said in all battles that are over, voted on or not, as one of the form rollouts.
+    """
+    if data.battles:
+        return Status(201, services.export_battles(request.user))
     return Status(201, services.export(request.user, data.judges))
 
 

@@ -192,6 +192,9 @@ class JudgesOut(Schema):
 
 class ExportIn(Given):
     judges: bool = Field(False, description="With the votes of judges too.")
+    battles: bool = Field(
+        False, description="In place of votes all battles that are over, as rollouts for a judge to compare."
+    )
 
 
 class JudgementsIn(Given):

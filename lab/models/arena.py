@@ -1,5 +1,7 @@
 """The arena: contenders, battles in which two of them answer one person, and votes of people and of judge models."""
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 
@@ -8,6 +10,8 @@ OUTCOMES = ("left", "right", "tie", "bad")
 """Which side was better; both as good; both bad."""
 HUMAN, JUDGE = "human", "judge"
 WAITING, DONE, FAILED = "waiting", "done", "failed"
+SILENT = ("reward", "player")
+"""Roles of checkpoints that write no text."""
 
 
 class Contender(models.Model):
@@ -60,6 +64,12 @@ class Battle(models.Model):
 
     def __str__(self) -> str:
         return f"battle {self.pk}"
+
+    def vote_of(self, account: Any) -> "Vote | None":
+        """Their own vote, which lets them see who spoke; a judge's that they have brought in is not."""
+        if account.is_simulated:
+            return self.votes.filter(kind=JUDGE, judge=account.username).first()
+        return self.votes.filter(kind=HUMAN, account=account).first()
 
 
 class Turn(models.Model):

@@ -163,12 +163,19 @@ def change_contender(request: Any, id: int) -> HttpResponse:
 
 @require_POST
 def export(request: Any) -> HttpResponse:
+    battles = request.POST.get("what") == "battles"
     try:
-        made = services.export(request.user, judges=request.POST.get("judges") == "true")
+        if battles:
+            made = services.export_battles(request.user)
+        else:
+            made = services.export(request.user, judges=request.POST.get("judges") == "true")
     except Conflict as error:
         messages.error(request, str(error).capitalize() + ".")
         return redirect("arena_ratings")
-    messages.info(request, f"{made.summary['rankings']:,} votes are a dataset of rankings now.")
+    if battles:
+        messages.info(request, f"{made.summary['n_rows']:,} battles are a dataset for a judge now.")
+    else:
+        messages.info(request, f"{made.summary['rankings']:,} votes are a dataset of rankings now.")
     return redirect("dataset", made.pk)
 
 

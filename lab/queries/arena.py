@@ -8,9 +8,8 @@ from django.db.models import Prefetch, QuerySet
 from core_ml.errors import UserError
 from lab import markup
 from lab.models import Account, Answer, Battle, Contender, Turn, Vote
-from lab.models.arena import DONE, FAILED, HUMAN, SIDES
+from lab.models.arena import DONE, FAILED, HUMAN, SIDES, SILENT
 from lab.queries import artifacts, rows, served
-from lab.services.arena.contenders import SILENT
 
 ASKED = ("prompts", "problems", "rollouts")
 """Forms of datasets whose rows hold prompts."""
@@ -67,7 +66,7 @@ def open_battle(account: Account) -> Battle | None:
 
 def shown(battle: Battle, account: Account) -> dict[str, Any]:
     """A battle as its player may see it: who spoke only after their own vote."""
-    vote = Vote.objects.filter(battle=battle, account=account, source=None).first()
+    vote = battle.vote_of(account)
     state = "voted" if vote else "left" if battle.ended else "open"
     return {
         "id": battle.pk,

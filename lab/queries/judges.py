@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from django.db.models import Count, Max
+from django.db.models import Count, Max, QuerySet
 
 from core_ml.evaluation import judging
 from core_ml.evaluation.judging import Agreement, PlaceBias
@@ -40,15 +40,21 @@ class Judges:
 
 
 def judges() -> Judges:
-    told = Vote.objects.aggregate(last=Max("pk"), n=Count("pk"), when=Max("created"))
+    told = _counted().aggregate(last=Max("pk"), n=Count("pk"), when=Max("created"))
     return _judges(told["last"] or 0, told["n"], told["when"])
+
+
+def _counted() -> QuerySet[Vote]:
+    """An answer that told its model's name may sway a judge as it sways people: such votes measure neither."""
+    return Vote.objects.filter(counts=True)
 
 
 @lru_cache(maxsize=2)
 def _judges(last: int, n: int, when: datetime | None) -> Judges:
     """The arguments say which votes there are: nothing is counted twice."""
     found = list(
-        Vote.objects.filter(pk__lte=last)
+        _counted()
+        .filter(pk__lte=last)
         .order_by("pk")
         .values_list("kind", "judge", "battle_id", "outcome", "battle__style", "verdicts")
     )

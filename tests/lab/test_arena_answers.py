@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from lab.services.arena.answering import storable
 from tests.engines import KEY, running, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -222,3 +223,7 @@ async def test_an_engine_that_is_down_is_told_for_both_sides(
     kept = await sync_to_async(lambda: list(Answer.objects.values_list("status", "problem")))()
     assert [status for status, _ in kept] == ["failed", "failed"]
     assert all("engine.log" in problem for _, problem in kept)
+
+
+def test_what_no_database_keeps_is_taken_out_of_texts_and_of_reasons():
+    assert storable("a\0b\ud800c 🦉") == "ab?c 🦉"

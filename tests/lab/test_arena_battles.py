@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab.errors import Conflict
 from lab.models import Account, Answer, Battle, Contender, Vote
 from lab.models.arena import FAILED
 from lab.services.arena import battles
@@ -101,6 +102,36 @@ def test_two_votes_in_the_same_instant_are_one(asked, account, monkeypatch):
     monkeypatch.setattr(battles, "_known", lambda *given: next(looks, real(*given)))
     assert battles.vote(asked, lea, "tie") == first
     assert Vote.objects.count() == 1
+
+
+def test_a_vote_that_came_after_the_same_one_from_another_tab_is_that_one(asked, account, monkeypatch):
+    """It looked before the other was written, and found the battle over."""
+    fights.answer(asked)
+    lea = account("labeler", "lea")
+    first = battles.vote(asked, lea, "tie")
+    real = battles._known
+    monkeypatch.setattr(battles, "_known", _blind_once(real))
+    assert battles.vote(asked, lea, "tie") == first
+    monkeypatch.setattr(battles, "_known", _blind_once(real))
+    with pytest.raises(Conflict, match="that vote stands"):
+        battles.vote(asked, lea, "left")
+    assert Vote.objects.count() == 1
+
+
+def _blind_once(look):
+    """`look`, which sees nothing the first time."""
+    seen = []
+    return lambda *given: look(*given) if seen else seen.append(given)
+
+
+def test_a_judges_vote_that_somebody_brought_in_shows_them_no_name(asked, api, account):
+    """Even when the dataset that it came from is gone."""
+    lea = account("labeler", "lea")
+    fights.answer(asked)
+    Vote.objects.create(battle=asked, kind="judge", judge="lea", account=lea, outcome="right")
+    told = api("labeler", "lea").get(f"{BATTLES}/{asked.pk}").json()
+    assert (told["state"], told["left"], told["outcome"]) == ("open", None, None)
+    assert api("labeler", "lea").post(f"{BATTLES}/{asked.pk}/vote", {"outcome": "left"}).status_code == 201
 
 
 def test_a_battle_of_somebody_else_is_not_there(asked, api):
@@ -229,10 +260,12 @@ def test_the_pair_of_which_least_is_known_is_drawn_more_often(account, two):
 def test_an_answer_that_tells_its_models_name_makes_a_vote_that_does_not_count(account, two):
     lea = account("labeler", "lea")
     assert fights.fought(lea, *two, "left", "I am Wren-27.", "no").counts is False
+    assert fights.fought(lea, *two, "left", "I am WREN-27.", "no").counts is False
     assert fights.fought(lea, *two, "left", "I am Wren-270.", "no").counts is True
     plain = [fights.contender("chat"), fights.contender("Owl")]
     assert fights.fought(lea, *plain, "left", "Let us chat.", "ok").counts is True
     assert fights.fought(lea, *plain, "left", "ok", "I, Owl, say so").counts is False
+    assert fights.fought(lea, *plain, "left", "ok", "An owl is a bird.").counts is True
 
 
 def test_a_program_that_plays_a_labeler_votes_as_a_judge(account, two):

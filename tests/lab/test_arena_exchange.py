@@ -5,12 +5,18 @@ import json
 import pytest
 
 from core_ml.artifact import Folder, Origin, Writer
+from core_ml.evaluation.judge_prompt import SHORT
+from core_ml.events import Done
+from core_ml.execute import execute, read_config
 from core_ml.feedback.pairs import read_rankings
-from core_ml.tasks.rows import write_rows
+from core_ml.recipes.judge import RECIPE
+from core_ml.tasks.rows import read_rows, write_rows
+from core_ml.workspace import Workspace
 from lab.models import Artifact, Contender, Vote
 from lab.queries import artifacts as artifact_queries
-from lab.queries import judges
+from lab.queries import judges, ratings
 from lab.services import arena, artifacts
+from tests.core_ml.judges import write_constant_judge
 from tests.lab import fights, making
 
 pytestmark = pytest.mark.django_db
@@ -171,6 +177,79 @@ def test_verdicts_of_a_judge_become_votes_once(api, lea, votes):
     assert (judge.n_votes, judge.agreement.decided.value, judge.place.first.value) == (2, 1.0, 0.5)
 
 
+def test_battles_that_nobody_voted_on_go_out_for_a_judge(api, lea, two, votes):
+    left = fights.answer(fights.begun(lea, *two, prompt="left"), "a", "b")
+    arena.leave(left, lea)
+    unanswered = fights.begun(lea, *two, prompt="unanswered")
+    arena.leave(unanswered, lea)
+    fights.answer(fights.begun(lea, *two, prompt="still open"))
+    made = Artifact.objects.get(pk=api().post(f"{ARENA}/export", {"battles": True}).json()["id"])
+    assert made.form == "rollouts" and made.summary["n_rows"] == 5
+    found = list(read_rows(Folder(artifacts.local_path(made)), ("prompt", "completions", "ended"), input="x"))
+    assert [row["prompt"] for row in found] == ["q0", "q1", "q2", "q3", "left"]
+    assert found[-1]["completions"] == ["a", "b"] and found[-1]["ended"] == [True, True]
+    assert found[-1]["metadata"]["battle"] == left.pk
+
+
+def test_without_a_battle_that_is_over_there_is_nothing_for_a_judge(api, lea, two):
+    fights.answer(fights.begun(lea, *two))
+    answer = api().post(f"{ARENA}/export", {"battles": True})
+    assert answer.status_code == 409 and "no battle is over" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("battles", [False, True], ids=["votes", "battles"])
+def test_what_a_judges_run_makes_of_an_export_becomes_votes(api, lea, two, votes, tmp_path, battles):
+    """A network that always says A prefers whichever stands first: ties, with both verdicts kept."""
+    arena.leave(fights.answer(fights.begun(lea, *two, prompt="left"), "**a**", "b"), lea)
+    follow = fights.answer(fights.begun(lea, *two, prompt="Sum?"), "4", "5")
+    arena.follow_up(follow, lea, "Sure?")
+    fights.answer(follow, "yes", "no")
+    arena.vote(follow, lea, "left")
+    given = arena.export_battles(lea) if battles else arena.export(lea)
+    inputs = {
+        "answers": [Folder(artifacts.local_path(given))],
+        "checkpoint": [write_constant_judge(tmp_path / "always", "0000ffff-checkpoint")],
+    }
+    out = artifacts.Path(artifacts.settings.ARTIFACT_ROOT) / "0000eeee"
+    run = Workspace(out, tmp_path / "state", inputs, Origin(recipe="judge"), "0000eeee", "verdicts")
+    events = list(execute(RECIPE, read_config(RECIPE, {"template": SHORT, "threads": 1}), run))
+    assert isinstance(events[-1], Done), events[-1]
+    made = artifacts.adopt(out / "rankings")
+    n = 6 if battles else 5
+    assert api().post(f"{ARENA}/judgements", {"artifact": made.pk}).json() == {
+        "votes": n, "repeated": 0, "passed_over": {},
+    }  # fmt: skip
+    stored = Vote.objects.filter(kind="judge")
+    assert {(one.judge, one.outcome, *one.verdicts) for one in stored} == {
+        ("always, 0000ffff", "tie", "left", "left")
+    }
+    assert ratings.leaderboard("people").n_votes == 5 and ratings.leaderboard("all").n_votes == 5 + n
+    [judge] = judges.judges().judges
+    assert judge.place.first.value == 1 and judge.n_shared == 5
+    if battles:
+        unvoted = Vote.objects.get(kind="judge", battle__turns__prompt="left").battle
+        assert unvoted.style == [[5, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def test_judges_of_runs_that_share_a_name_both_vote(api, votes):
+    """A run without a name is named for its kind, and so is its checkpoint."""
+    [row, *_] = rows(arena.export())
+    for uid, checkpoint in (("0000eee1", "aaaa1111-checkpoint"), ("0000eee2", "bbbb2222-checkpoint")):
+        told = verdict(row, [[0], [1]])
+        told["metadata"]["judge"]["checkpoint"] = checkpoint
+        assert arena.import_judgements(judged([told], uid)).votes == 1
+    assert {one.name for one in judges.judges().judges} == {"J, aaaa1111", "J, bbbb2222"}
+
+
+def test_a_judge_that_read_a_models_name_and_people_who_did_are_not_measured(api, lea, two):
+    a, b = (fights.contender(name) for name in ("Wren-27", "Owl-8"))
+    fights.fought(lea, a, b, "left", "I am Wren-27.", "no")
+    [row] = rows(arena.export())
+    arena.import_judgements(judged([verdict(row, [[0], [1]])]))
+    assert [vote.counts for vote in Vote.objects.all()] == [False, False]
+    assert judges.judges().judges == [] and judges.judges().people_longer is None
+
+
 def test_rows_that_are_no_verdicts_on_our_battles_are_counted_by_why(api, votes):
     exported = rows(arena.export())
     made = judged(
@@ -233,6 +312,12 @@ def test_models_are_let_in_renamed_rested_anchored_and_taken_out(api, tmp_home):
     assert program.patch(address, {"name": "Owl-8"}).json()["name"] == "Owl-8"
     assert program.delete(address).status_code == 204
     assert not Contender.objects.filter(name="Owl-8").exists()
+
+
+def test_models_of_runs_that_share_a_name_are_told_apart_by_a_number(api, tmp_home):
+    for n in range(3):
+        made = api().post(f"{ARENA}/contenders", {"model": fights.checkpoint("wren").pk})
+        assert made.json()["name"] == ("wren", "wren 2", "wren 3")[n]
 
 
 def test_who_has_fought_stays(api, votes, two):

@@ -39,6 +39,8 @@ def data(page: str):
 
 def test_a_labeler_is_asked_for_a_question_and_reads_no_names(browser, votes):
     page = browser("labeler", "lea").get("/arena").content.decode()
+    # Without script nothing could answer: the form shows itself.
+    assert re.search(r"<noscript>[^<]*needs script", page) and 'id="ask" class="ask-form" hidden' in page
     assert "Let two models answer" in page and "4 votes so far, 4 of them yours" in page
     assert data(page) == {"battle": None, "researcher": False, "turns": 10}
     assert "wren" not in page and "owl" not in page and "/arena/ratings" not in page
@@ -157,8 +159,19 @@ def test_votes_are_exported_by_a_button_and_verdicts_brought_in(browser, votes):
     assert "no judge" in person.get("/arena/ratings").content.decode()
 
 
+def test_battles_go_out_for_a_judge_by_a_button(browser, votes):
+    person = browser()
+    assert 'value="battles"' in person.get("/arena/ratings").content.decode()
+    answer = person.post("/arena/export", {"what": "battles"})
+    made = Artifact.objects.get(form="rollouts")
+    assert answer["Location"] == f"/datasets/{made.pk}" and made.summary["n_rows"] == 4
+    assert "4 battles are a dataset for a judge now" in person.get(f"/datasets/{made.pk}").content.decode()
+
+
 def test_an_empty_arena_exports_nothing(browser, two):
     person = browser()
+    person.post("/arena/export", {"what": "battles"})
+    assert "no battle is over" in person.get("/arena/ratings").content.decode().lower()
     assert person.post("/arena/export")["Location"] == "/arena/ratings"
     assert "nothing to export" in person.get("/arena/ratings").content.decode()
 

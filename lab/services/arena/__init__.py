@@ -12,7 +12,7 @@ from lab.services.arena.battles import (
     vote,
 )
 from lab.services.arena.contenders import MAX_NAME, add, change, remove
-from lab.services.arena.export import export, rows
+from lab.services.arena.export import export, export_battles, rows
 from lab.services.arena.judgements import Imported, import_judgements
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "change",
     "claim",
     "export",
+    "export_battles",
     "follow_up",
     "import_judgements",
     "leave",

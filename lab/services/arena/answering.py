@@ -132,7 +132,7 @@ async def _speak(claim: Claim, told: asyncio.Queue[dict[str, Any]]) -> None:
 
 async def _failed(claim: Claim, reason: str, error: Exception) -> dict[str, Any]:
     try:
-        await _in_database(keep)(claim, status=FAILED, problem=str(error)[:2000])
+        await _in_database(keep)(claim, status=FAILED, problem=storable(str(error)[:2000]))
     except DatabaseError:
         logger.exception("that an answer failed could not be kept")
     return {"failed": reason}
@@ -151,7 +151,7 @@ async def _pieces(claim: Claim, ended: dict[str, Any]) -> AsyncGenerator[str, No
                     for choice in event.get("choices") or ():
                         if text := (choice.get("delta") or {}).get("content"):
                             n_letters += len(text)
-                            yield text.replace("\0", "")
+                            yield storable(text)
                         if choice.get("finish_reason"):
                             ended["finish"] = str(choice["finish_reason"])[:20]
                     if n_letters > MAX_LETTERS:
@@ -161,6 +161,11 @@ async def _pieces(claim: Claim, ended: dict[str, Any]) -> AsyncGenerator[str, No
         except engine.Refused as error:
             if error.code != TOO_LONG or "max_tokens" not in settings:
                 raise
+
+
+def storable(text: str) -> str:
+    """Without NUL and halves of surrogate pairs, which a server elsewhere may send and no database keeps."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _ways(settings: dict[str, Any]) -> list[dict[str, Any]]:

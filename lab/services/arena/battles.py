@@ -82,6 +82,7 @@ def _ask(battle: Battle, number: int, prompt: str) -> None:
 def vote(battle: Battle, account: Account, outcome: str, seconds: float = 0.0) -> Vote:
     """Keep this person's vote, which ends the battle and lets the names be shown. Sent again, it counts once.
 
+    It cannot be taken back: the names follow at once, and a second vote of someone who has read them is not blind.
     A turn in which an answer failed is passed over. The vote of an account that a program plays is a judge's.
     Raises: Invalid; Conflict while an answer is under way, when none is whole, and for another outcome than before.
     """
@@ -98,26 +99,25 @@ def vote(battle: Battle, account: Account, outcome: str, seconds: float = 0.0) -
             turns = list(battle.turns.prefetch_related("answers"))
             if any(answer.status == WAITING for answer in turns[-1].answers.all()):
                 raise Conflict("both answers must have ended before you vote")
-            whole = [turn for turn in turns if _is_whole(turn)]
-            if not whole:
+            texts = said(turns)
+            if not texts[0]:
                 raise Conflict("an answer has failed: try it again, or leave this battle")
-            texts = [[_text(turn, side) for turn in whole] for side in SIDES]
             battle.style = [style(side) for side in texts]
             battle.ended = timezone.now()
             battle.save(update_fields=["style", "ended"])
-            blind = not _tells_a_name(battle, texts)
+            blind = not tells_a_name(battle, texts)
             return Vote.objects.create(
                 battle=battle, account=account, outcome=outcome, seconds=seconds, counts=blind, **given
             )
-    except IntegrityError:
-        # Two tabs in the same instant.
+    except (IntegrityError, Conflict):
+        # Two tabs in the same instant: the other one's vote stands, and has ended the battle.
         if known := _known(battle, account, outcome):
             return known
         raise
 
 
 def _known(battle: Battle, account: Account, outcome: str) -> Vote | None:
-    known = battle.votes.filter(account=account, source=None).first()
+    known = battle.vote_of(account)
     if known is not None and known.outcome != outcome:
         raise Conflict("you have voted on this battle, and have seen who spoke: that vote stands")
     return known
@@ -135,11 +135,19 @@ def style(texts: list[str]) -> list[int]:
     return np.sum([arena.style(text) for text in texts], axis=0).tolist()  # type: ignore[no-any-return]
 
 
-def _tells_a_name(battle: Battle, texts: list[list[str]]) -> bool:
+def said(turns: list[Turn]) -> list[list[str]]:
+    """What the left and the right said, over the turns that both answered: what a vote is about."""
+    whole = [turn for turn in turns if _is_whole(turn)]
+    return [[_text(turn, side) for turn in whole] for side in SIDES]
+
+
+def tells_a_name(battle: Battle, texts: list[list[str]]) -> bool:
     """Whether either side says either name: then the vote was not blind (Chiang et al. 2024 leave such out)."""
-    said = "\n".join(text for side in texts for text in side)
+    text = "\n".join(text for side in texts for text in side)
     names = [one.name for one in (battle.left, battle.right) if not PLAIN_WORD.fullmatch(one.name)]
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said) for name in names)
+    # A name with a number or a sign is nobody else's, however it is written; `Owl` may be a bird as `owl`.
+    ways = ((name, 0 if name.isalpha() else re.IGNORECASE) for name in names)
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, how) for name, how in ways)
 
 
 def _open(battle: Battle, account: Account) -> Battle:

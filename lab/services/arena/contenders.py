@@ -1,5 +1,6 @@
 """Which models meet in the arena: added, renamed, rested, and the one that stands at 1,000 points."""
 
+import itertools
 import re
 
 from django.db import IntegrityError, transaction
@@ -7,9 +8,8 @@ from django.db.models import Q
 
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Account, Artifact, Battle, Contender, ModelAddress, ModelFile
+from lab.models.arena import SILENT
 
-SILENT = ("reward", "player")
-"""Roles of checkpoints that write no text."""
 MAX_NAME = 100
 BEYOND = re.compile(r"(address|file)-([1-9]\d{0,8})")
 
@@ -19,14 +19,14 @@ def add(account: Account, model: str, name: str = "") -> Contender:
 
     Args:
         model: a checkpoint's or GGUF export's id, or `address-3` or `file-2` for what stands at /models.
-        name: as it is shown after a vote; by default the model's own.
+        name: as it is shown after a vote; by default the model's own, with a number where that is taken.
     Raises: Invalid for a model that is not there or writes no text, and for a name or model that is in already.
     """
     checkpoint, own_name = _find(model)
     made = Contender(
         model=model,
         checkpoint=checkpoint,
-        name=_checked_name(name or own_name[:MAX_NAME]),
+        name=_checked_name(name) if name else _free_name(own_name),
         created_by=account,
     )
     if Contender.objects.filter(model=model).exists():
@@ -74,6 +74,14 @@ def _find(model: str) -> tuple[Artifact | None, str]:
             what = f"{artifact.role} {artifact.kind}".strip()
             raise Invalid([FieldError("model", f"{artifact.name} is a {what}, which writes no text")])
     raise Invalid([FieldError("model", f"there is no model {model[:80]!r}: choose one of those listed")])
+
+
+def _free_name(name: str) -> str:
+    """The model's own name where it is free: runs may share one, and models of two runs may meet."""
+    name = _checked_name(name[: MAX_NAME - 8])
+    taken = set(Contender.objects.filter(name__startswith=name).values_list("name", flat=True))
+    numbered = (f"{name} {n}" for n in itertools.count(2))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
 
 
 def _checked_name(name: str) -> str:

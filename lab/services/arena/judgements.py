@@ -1,6 +1,6 @@
 """Verdicts of judge models as votes: read from a dataset of rankings, each row of which names its battle.
 
-A judge's labeler begins with `judge:`. Its row must hold the battle's own texts, so that verdicts on the battles of
+A judge's labeler begins with `judge:`; a checkpoint is told by its run too, since runs may share a name. Its row must hold the battle's own texts, so that verdicts on the battles of
 another lab, whose numbers may be the same, are not taken for verdicts on ours.
 """
 
@@ -21,7 +21,8 @@ from core_ml.feedback.sets.ranked import FIRST, SECOND
 from lab.errors import FieldError, Invalid
 from lab.models import Account, Answer, Artifact, Battle, Turn, Vote
 from lab.models.arena import JUDGE
-from lab.services.arena.battles import style
+from lab.services.arena.answering import storable
+from lab.services.arena.battles import said, style, tells_a_name
 from lab.services.arena.export import JUDGED, texts
 from lab.services.artifacts import local_path
 
@@ -77,8 +78,9 @@ class Verdict:
 
 def _batches(folder: Folder, counts: Counter[str]) -> Iterator[list[Verdict]]:
     waiting: list[Verdict] = []
+    makers: dict[str, str] = {}
     for row in stored_rows(folder.files(".parquet")):
-        verdict = _read(row)
+        verdict = _read(row, makers)
         if isinstance(verdict, str):
             counts[verdict] += 1
             continue
@@ -90,10 +92,10 @@ def _batches(folder: Folder, counts: Counter[str]) -> Iterator[list[Verdict]]:
         yield waiting
 
 
-def _read(row: dict[str, Any]) -> Verdict | str:
-    """The row's verdict, or why it is none."""
-    labeler, metadata = str(row["labeler"] or ""), _parsed(row["metadata"])
-    battle, judge = metadata.get("battle"), labeler.removeprefix(JUDGED).strip()[:MAX_JUDGE]
+def _read(row: dict[str, Any], makers: dict[str, str]) -> Verdict | str:
+    """The row's verdict, or why it is none; `makers` remembers who made which checkpoint."""
+    labeler, metadata = storable(str(row["labeler"] or "")), _parsed(row["metadata"])
+    battle, judge = metadata.get("battle"), labeler.removeprefix(JUDGED).strip()
     if not labeler.startswith(JUDGED) or not judge:
         return NOT_A_JUDGE
     if isinstance(battle, bool) or not isinstance(battle, int) or not 0 < battle < 2**31:
@@ -102,9 +104,25 @@ def _read(row: dict[str, Any]) -> Verdict | str:
     if outcome is None:
         return NO_VERDICT
     seconds = row["seconds"] if isinstance(row["seconds"], float) and math.isfinite(row["seconds"]) else 0.0
+    judge = _named(judge, _of_judge(metadata).get("checkpoint"), makers)
     return Verdict(
         battle, judge, outcome, _both_ways(metadata), list(row["completions"] or ()), max(0.0, seconds)
     )
+
+
+def _named(judge: str, checkpoint: Any, makers: dict[str, str]) -> str:
+    if not isinstance(checkpoint, str) or not checkpoint:
+        return judge[:MAX_JUDGE]
+    id = storable(checkpoint[:80])
+    if id not in makers:
+        run = Artifact.objects.filter(pk=id).values_list("run_id", flat=True).first()
+        makers[id] = f", run {run}" if run else f", {id.partition('-')[0]}"
+    return judge[: MAX_JUDGE - len(makers[id])] + makers[id]
+
+
+def _of_judge(metadata: dict[str, Any]) -> dict[str, Any]:
+    judge = metadata.get("judge")
+    return judge if isinstance(judge, dict) else {}
 
 
 def _outcome(order: Any, all_bad: bool) -> str | None:
@@ -118,8 +136,7 @@ def _outcome(order: Any, all_bad: bool) -> str | None:
 
 def _both_ways(metadata: dict[str, Any]) -> list[str] | None:
     """The verdicts as shown and with the sides swapped, by place: [[0, 1, as shown, swapped]] in a judge's rows."""
-    judge = metadata.get("judge")
-    match judge.get("verdicts") if isinstance(judge, dict) else None:
+    match _of_judge(metadata).get("verdicts"):
         case [[0, 1, str(as_shown), str(swapped)]] if {as_shown, swapped} <= set(OUTCOMES):
             return [as_shown, swapped]
     return None
@@ -130,7 +147,8 @@ def _store(
 ) -> tuple[int, int]:
     answers = Prefetch("answers", Answer.objects.order_by("side"))
     turns = Prefetch("turns", Turn.objects.prefetch_related(answers))
-    found = Battle.objects.filter(pk__in={one.battle for one in batch}).prefetch_related(turns)
+    found = Battle.objects.filter(pk__in={one.battle for one in batch})
+    found = found.select_related("left", "right").prefetch_related(turns)
     battles = {one.pk: one for one in found}
     made: list[Vote] = []
     restyled: dict[int, Battle] = {}
@@ -139,12 +157,13 @@ def _store(
         if battle is None:
             counts[UNKNOWN] += 1
             continue
-        _, said, _ = texts(list(battle.turns.all()))
-        if said != one.completions:
+        known = list(battle.turns.all())
+        if texts(known)[1] != one.completions:
             counts[OTHER] += 1
             continue
+        answers_of = said(known)
         if battle.style is None:
-            battle.style = [style([side]) for side in said]
+            battle.style = [style(side) for side in answers_of]
             restyled[battle.pk] = battle
         made.append(
             Vote(
@@ -156,6 +175,7 @@ def _store(
                 verdicts=one.verdicts,
                 seconds=one.seconds,
                 source=artifact,
+                counts=not tells_a_name(battle, answers_of),
             )
         )
     with transaction.atomic():

@@ -96,8 +96,8 @@
     votes.hidden = !mayVote();
     after.hidden = battle?.state !== "voted";
     if (battle?.state === "voted") ask.hidden = true;
-    on.hidden = !open || Boolean(streaming);
-    on.querySelector("button").hidden = on.querySelector(".field").hidden = !open || !isWhole(last()) || battle.turns.length >= data.turns;
+    on.hidden = !open;
+    on.querySelector("button").hidden = on.querySelector(".field").hidden = !open || Boolean(streaming) || !isWhole(last()) || battle.turns.length >= data.turns;
     for (const form of [ask, on]) form.querySelector("button").setAttribute("aria-disabled", String(busy));
   }
 
