@@ -146,8 +146,8 @@ def orders(source: Artifact) -> dict[str, Fair]:
     """By group_id, how labelling projects over a hunt's groups ordered them: what a researcher settled, else the mean."""
     ranked: dict[int, list[tuple[list[list[int]], bool]]] = {}
     rankings = Ranking.objects.filter(group__project__source=source, round=0, all_bad=False)
-    for group, order, simulated in rankings.values_list("group", "order", "labeler__is_simulated"):
-        ranked.setdefault(group, []).append((order, simulated))
+    for number, order, simulated in rankings.values_list("group", "order", "labeler__is_simulated"):
+        ranked.setdefault(number, []).append((order, simulated))
     found = {}
     for group in Group.objects.filter(project__source=source):
         mine = ranked.get(group.pk, [])
