@@ -118,7 +118,9 @@ def findings(found: Sweep, said: str | None, n_proxies: int) -> list[str]:
         f"{finding(found.fit)} That is the best of {found.peak_n}.",
     ]
     peak = found.fit.measured_peak
-    if peak and found.ns[peak.index] < largest and found.fit.bends_down:
+    ends = found.fit.peak_interval
+    # A peak that may lie beyond the last point forbids nothing.
+    if peak and found.ns[peak.index] < largest and found.fit.bends_down and ends and ends[1] < found.fit.reach:
         sentences.append(f"More than {found.peak_n} answers only fool the proxy further.")
     return sentences
 
@@ -141,7 +143,7 @@ def figure(found: Sweep, said: str | None, sentences: Sequence[str]) -> Figure:
     data = [line("proxy", found.proxy, found.proxy_sem)]
     if found.gold is not None and found.ceiling is not None and said:
         data.append(line(said, found.gold, found.gold_sem))
-        data.append(line(f"chosen by {said} itself", found.ceiling, line={"dash": "dot"}))
+        data.append(line("chosen by gold itself", found.ceiling, line={"dash": "dot"}))
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": DISTANCE}},
         "yaxis": {"title": {"text": "standard deviations of the model's own answers"}},
