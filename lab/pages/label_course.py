@@ -49,7 +49,10 @@ def _finding(parts: list[dict[str, Any]], overall: float) -> str:
     apart = [part for part in parts if part["apart"]]
     n = parts[0]["last"] - parts[0]["first"] + 1
     if not apart:
-        return f"No {n:,} groups in a row stand apart from the whole: agreement is steady."
+        # That nothing is seen is no proof of steadiness: few groups would hide a large change.
+        half = sum(part["high"] - part["low"] for part in parts) / (2 * len(parts))
+        hidden = max(1, round(100 * half))
+        return f"No {n:,} groups in a row stand apart from the whole; {hidden} points up or down would hardly show."
     worst = max(apart, key=lambda part: abs(part["value"] - overall))
     where = f"groups {worst['first']:,} to {worst['last']:,}"
     side = "below" if worst["value"] < overall else "above"

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.models import Ranking
+from lab.pages import label_course
 from lab.queries import agreement
 from lab.queries import labeling as queries
 from lab.services import accounts
@@ -173,3 +174,14 @@ def test_agreement_is_told_in_parts_as_the_rankings_came_in(tmp_home, lea, lou, 
 def test_too_few_groups_tell_no_parts_apart(tmp_home, project, lea, lou, browser):
     assert agreement.course(project) == []
     assert "Ten groups that two labelers ranked" in browser().get(f"/labeling/{project.pk}").content.decode()
+
+
+def test_a_course_in_which_nothing_stands_apart_says_how_much_it_would_hide():
+    parts = [
+        {"first": 1, "last": 10, "value": 0.7, "low": 0.6, "high": 0.8, "apart": False},
+        {"first": 11, "last": 20, "value": 0.74, "low": 0.62, "high": 0.86, "apart": False},
+    ]
+    found = label_course.drawn(parts, 0.72)
+    assert found["finding"] == (
+        "No 10 groups in a row stand apart from the whole; 11 points up or down would hardly show."
+    )
