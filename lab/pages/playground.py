@@ -13,11 +13,10 @@ from core_ml.errors import UserError
 from core_ml.model.checkpoint import read_config
 from core_ml.tokenizer.tokenizer import BOS
 from lab.models import Artifact
+from lab.models.arena import SILENT
 from lab.queries import artifacts, lineage, served
 from lab.templatetags.lab import stone
 
-SILENT = ("reward", "player")
-"""Roles of models that do not speak."""
 MAX_MODELS = 60
 BEYOND = {"file": "GGUF", "address": "elsewhere"}
 
