@@ -25,6 +25,7 @@ LEVEL = 0.025
 """Chance, one-sided, at which a run that never changed is said to have fallen."""
 FARTHEST = 50.0
 """Largest exponent of a peak; beyond it a curve that hardly bends has none."""
+OPEN = 10.0  # times as far as was measured: where an interval's end is told as open
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,8 @@ def finding(found: Fit) -> str:
     if found.peak_d is None or found.peak_interval is None or not found.bends_down:
         return f"{measured}; the fitted curve does not turn by more than chance up to √KL {found.reach:.2f}."
     low, high = found.peak_interval
-    ends = f"{low:.2f} to {high:.2f}" if math.isfinite(high) else f"{low:.2f} and open above"
+    # Curves that hardly bend turn anywhere: an end at such a distance says no more than that there is none.
+    ends = f"{low:.2f} to {high:.2f}" if high <= OPEN * found.reach else f"{low:.2f} and open above"
     said = f"{measured}; the fitted curve peaks at √KL {found.peak_d:.2f} (95 % {ends})"
     return said + (
         "." if found.peak_is_inside else f", which lies beyond what was measured ({found.reach:.2f})."

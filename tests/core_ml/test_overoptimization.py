@@ -1,5 +1,6 @@
 """Gold against proxy: the fit finds the curve that made the points, and the best of n is what counting all subsets gives."""
 
+import dataclasses
 import itertools
 import math
 
@@ -81,6 +82,15 @@ def test_a_peak_that_is_not_certain_is_open_above():
     assert not found.bends_down
     if found.peak_interval:
         assert found.peak_interval[1] == math.inf and found.as_dict()["peak_interval"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("high", "said"),
+    [(9.0, "0.90 to 9.00"), (2e11, "0.90 and open above"), (math.inf, "0.90 and open above")],
+)
+def test_an_end_far_beyond_what_was_measured_is_told_as_open(high, said):
+    found = dataclasses.replace(fit(D, rl(D, 0.6, 0.5), form="rl"), peak_interval=(0.9, high))
+    assert f"(95 % {said})" in finding(found)
 
 
 def test_too_few_points_give_the_measured_peak_alone():
