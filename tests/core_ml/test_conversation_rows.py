@@ -123,7 +123,9 @@ def test_sequences_of_a_row_begin_at_position_0_and_see_themselves_only() -> Non
 @pytest.mark.parametrize(
     "changes", [{}, {"window": 6, "window_pattern": (True, False)}, {"positions": "learned"}]
 )
-def test_a_packed_row_loses_what_its_conversations_lose_alone(tmp_path: Path, changes: dict) -> None:
+def test_a_packed_row_loses_what_its_conversations_lose_alone(
+    tmp_path: Path, in_float32: None, changes: dict
+) -> None:
     found, model = encoded(tmp_path), small_model(small.tokenizer().vocab_size, **changes)
     numbers = [found.train[:3], found.train[3:5]]
     batch = found.packed(numbers, int(found.lengths[found.train[:3]].sum()) + 5)
@@ -140,7 +142,9 @@ def test_a_packed_row_loses_what_its_conversations_lose_alone(tmp_path: Path, ch
                 assert learned.any() and torch.allclose(together, alone, atol=1e-5)
 
 
-def test_a_packed_batch_is_learned_from_as_its_conversations_one_by_one(tmp_path: Path) -> None:
+def test_a_packed_batch_is_learned_from_as_its_conversations_one_by_one(
+    tmp_path: Path, in_float32: None
+) -> None:
     found, model = encoded(tmp_path), small_model(small.tokenizer().vocab_size)
     batch = Packed(found, 256, 1, seed=0, width=64).batch(1)
     loss = masked_backward(model, batch.ids, batch.mask, batch.n_learned, batch.segments)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from core_ml.model import attention, device
+from core_ml.model import attention
 from core_ml.model.config import GPTConfig, RopeScaling
 from core_ml.model.gpt import GPT, Cache
 from core_ml.sampling.generate import generate
@@ -77,9 +77,7 @@ CONFIGS = {
 IDS = torch.randint(0, VOCAB, (3, T), generator=torch.Generator().manual_seed(2))
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_precision", torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 @pytest.fixture(params=CONFIGS)

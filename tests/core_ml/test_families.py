@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from core_ml.errors import UserError
 from core_ml.exchange import huggingface
-from core_ml.model import device, families
+from core_ml.model import families
 from core_ml.model.config import GPTConfig
 from core_ml.sampling.generate import generate
 from tests.core_ml import published
@@ -21,9 +21,7 @@ IDS = torch.randint(0, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch):
-    monkeypatch.setattr(device, "_precision", torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

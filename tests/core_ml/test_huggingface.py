@@ -13,7 +13,7 @@ from core_ml.engine import tools
 from core_ml.errors import UserError
 from core_ml.exchange import huggingface
 from core_ml.exchange.card import escape, model_card
-from core_ml.model import checkpoint, device
+from core_ml.model import checkpoint
 from core_ml.sampling.generate import generate
 from core_ml.tokenizer.tokenizer import ROLES, SPECIALS
 from tests.core_ml.models import small_tokenizer, write_checkpoint
@@ -28,9 +28,7 @@ LLAMA = {
 }
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch):
-    monkeypatch.setattr(device, "_precision", torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 @pytest.fixture(scope="module")

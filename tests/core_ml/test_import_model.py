@@ -16,7 +16,7 @@ from core_ml.errors import UserError
 from core_ml.events import Resumed, Summary
 from core_ml.exchange import huggingface
 from core_ml.execute import read_config
-from core_ml.model import checkpoint, device
+from core_ml.model import checkpoint
 from core_ml.recipes import sft
 from core_ml.recipes.import_model import ImportModelConfig, run
 from core_ml.sampling.generate import generate
@@ -29,9 +29,7 @@ from tests.engines import KEY, running
 MESSAGES = [{"role": "user", "content": "What is 1 + 2?"}]
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch):
-    monkeypatch.setattr(device, "_precision", torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 def folder(

@@ -8,7 +8,6 @@ from core_ml.feedback.batches import WORTH_SHARING, in_parts
 from core_ml.feedback.layout import lay_out
 from core_ml.feedback.remembered import sample
 from core_ml.feedback.reward_model import read_rewards
-from core_ml.model import device
 from tests.core_ml.models import small_model
 
 PROMPTS = [[4, 5, 6, 7, 8, 9, 10], [11, 12, 13]]
@@ -25,10 +24,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    """Products in float32, so that differences are of the arithmetic and not of its rounding."""
-    monkeypatch.setattr(device, "_precision", torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 def drawn(model):
