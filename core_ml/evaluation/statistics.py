@@ -37,9 +37,10 @@ def wilson(successes: float, n: int) -> Share:
 
 
 def clustered(outcomes: Sequence[Sequence[float]], draws: int = 1000, seed: int = 0) -> Share | None:
-    """The mean of outcomes that come in clusters, with a bootstrap interval over whole clusters.
+    """The mean of outcomes from 0 to 1, or of their differences, that come in clusters, with a bootstrap interval over those.
 
-    Pairs of one prompt share its answers, so they are not independent; resampling prompts respects that.
+    Pairs of one prompt share its answers, so they are not independent; resampling prompts respects that. A single prompt
+    says nothing of others: its interval is all that outcomes can be.
     Returns None when there is no outcome. Source: Efron and Tibshirani 1993, chapter 8.
     """
     groups = [group for group in outcomes if len(group)]
@@ -47,6 +48,9 @@ def clustered(outcomes: Sequence[Sequence[float]], draws: int = 1000, seed: int 
         return None
     sums = np.array([sum(group) for group in groups], dtype=float)
     counts = np.array([len(group) for group in groups], dtype=float)
+    if len(groups) == 1:
+        least = -1.0 if min(groups[0]) < 0 else 0.0
+        return Share(float(sums[0] / counts[0]), least, 1.0, int(counts[0]))
     rng = np.random.default_rng(seed)
     # As many clusters as there are, drawn with replacement: the counts of each draw are multinomial.
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)

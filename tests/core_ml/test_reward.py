@@ -191,6 +191,9 @@ def test_intervals_are_those_of_the_textbook():
     same = clustered([[1.0, 1.0], [1.0]])
     assert (same.value, same.low, same.high, same.n) == (1.0, 1.0, 1.0, 3)
     assert clustered([[], []]) is None
+    # One prompt says nothing of others, however many pairs it has; nor does a difference there say who is better.
+    alone, change = clustered([[1.0, 0.0, 0.0]]), clustered([[1.0, -1.0, 1.0]])
+    assert (alone.low, alone.high, alone.n) == (0, 1, 3) and (change.low, change.high) == (-1, 1)
     # Whole clusters agree within themselves, so ten pairs of two prompts say no more than two.
     wide = clustered([[1.0] * 5, [0.0] * 5])
     assert (wide.low, wide.high) == (0.0, 1.0)
