@@ -291,6 +291,14 @@ def test_whether_it_has_fallen_a_running_run_says_itself_as_it_compares_prompt_b
     assert not fell and "a fall of less than 0.08 cannot be told" in page  # 0.06 / 2 · 2.58
 
 
+def test_what_never_rose_by_more_than_chance_is_not_said_to_have_stopped_improving(api):
+    # 0.04 is two standard errors above the start, and of three looks 2.24 are asked for.
+    points = [(s, look(s) | {"val_gold_z": gold}) for s, gold in ((0, 0.0), (5, 0.04), (10, 0.02))]
+    told = api().get(f"{V1}/runs/{practice(points=points).pk}/overoptimization").json()
+    assert "never rose above the start by more than chance, nor did it fall since" in told["finding"]
+    assert (told["best_step"], told["stopped_improving"], told["fell"]) == (5, 0, False)
+
+
 def test_a_run_is_asked_to_finish_once_and_only_while_it_works(browser, api):
     run = practice(status="running")
     assert api("labeler").post(f"{V1}/runs/{run.pk}/finish").status_code == 403
