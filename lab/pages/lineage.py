@@ -7,6 +7,7 @@ from django.urls import reverse
 
 from lab.models import Artifact, Project, Run
 from lab.queries import lineage
+from lab.queries.board import waiting_groups
 from lab.templatetags.lab import letter, stone
 
 MAX_STONES = 9
@@ -50,7 +51,7 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 def _of_project(project: Project) -> dict[str, Any]:
     url = reverse("labeling_project", args=[project.pk])
-    running = "" if project.closed else " running"
+    running = " running" if project.closed is None and waiting_groups(project)[0] else ""
     return {
         "url": url,
         "number": letter(project.pk),

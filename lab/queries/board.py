@@ -89,7 +89,9 @@ def board(only: set[int] | None = None) -> Board:
     height = max(9, top + ROW * (lines - 1) + 3)
     n_all = len(only) if only is not None else Run.objects.filter(deleted=None).count()
     n_drawn = sum(max(1, len(stone.stack)) for stone in drawn if stone.run)
-    return Board(sorted(drawn, key=lambda s: (s.x, s.order)), _links(drawn), height, n_all - n_drawn)
+    # In the order in which they were played, people's after the answers that they rank: so a phone lists them.
+    played = sorted(drawn, key=lambda stone: (stone.order, stone.run is None, stone.x))
+    return Board(played, _links(drawn), height, n_all - n_drawn)
 
 
 def _stones(only: set[int] | None) -> dict[str, Stone]:

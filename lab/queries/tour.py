@@ -40,6 +40,10 @@ class Row:
     run: Run | None = None
     project: Project | None = None
 
+    @property
+    def is_done(self) -> bool:
+        return self.status == SUCCEEDED
+
 
 def table(tour: Tour) -> list[Row]:
     """Every stage in its order, those to come as waiting. One that ended when tours were shorter has no more to come."""

@@ -86,6 +86,15 @@ def test_each_turn_has_its_row_from_answers_to_reward_model(stones):
     assert at["aligned 2"].y - second[0] == 3  # below the reward model that it practised against
 
 
+def test_stones_are_listed_as_they_were_played_with_people_after_what_they_ranked(stones):
+    at, drawn = stones
+    listed = [stone.id for stone in drawn.stones]
+    names = ["answers", "people", "reward", "answers 2", "people 2", "reward 2"]
+    places = [listed.index(at[name].id) for name in names]
+    assert places == sorted(places)
+    assert [places[i + 1] - places[i] for i in (0, 3)] == [1, 1]
+
+
 def test_the_second_reward_model_comes_from_the_last_people_that_were_asked(stones):
     at, drawn = stones
     told = links(drawn, at)

@@ -1,5 +1,7 @@
 """A tour is advanced step by step, each once, through both turns of feedback."""
 
+import re
+
 import pytest
 from django.utils import timezone
 
@@ -213,6 +215,17 @@ def test_a_closed_project_lets_the_tour_go_on_with_what_was_ranked(tour):
     assert at(tour)[1] == "aligning 2"
     assert told() == ("succeeded", "1 of 2 groups ranked")
     assert Ranking.objects.filter(group__project=project).count() == 1
+
+
+def test_people_who_have_ranked_everything_are_not_said_to_be_at_it(tour, browser):
+    to_the_second_ranking(tour)
+    page = browser().get(f"/tour/{tour.pk}").content.decode()
+    assert re.findall(r'class="stone people (running)?', page) == ["", "running"]
+    # The chain of a run says the same, and that they are at it where each group wants a second ranking.
+    for wanted, look in ((1, "people"), (2, "people running")):
+        tour.projects.update(rankings_per_group=wanted)
+        page = browser().get(f"/runs/{tour.made()['reward'].pk}").content.decode()
+        assert re.findall(r'class="stone (people[^"]*)"', page) == [look]
 
 
 def test_a_tour_of_one_turn_that_was_under_way_ends_as_it_was_begun(tour):
