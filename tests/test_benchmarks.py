@@ -21,6 +21,19 @@ def test_a_benchmark_agrees_with_its_peers_and_ends_with_one_line_of_json(name: 
     assert all(one["ours"] > 0 and one["peer"] > 0 for one in found)
 
 
+def test_reward_models_are_measured_beside_rules_and_classical_methods(shared: Path) -> None:
+    if not (shared / "pref-pandalm").is_dir():
+        pytest.skip("the shared data has no pref-pandalm")
+    command = [sys.executable, "benchmarks/reward.py", "--quick", "--threads", "1", "--data", str(shared)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert len(found) == 2 and all(set(one) >= FIELDS and one["benchmark"] == "reward" for one in found)
+    # Half right is what chance has, and nobody orders all of people's pairs as they did.
+    assert all(0 < one["ours"] < 1 and 0 < one["peer"] < 1 for one in found)
+    assert "people, each other" in ended.stdout
+
+
 def test_the_order_of_labelling_is_measured_on_peoples_own_rankings(shared: Path) -> None:
     if not (shared / "pref-pandalm").is_dir():
         pytest.skip("the shared data has no pref-pandalm")
