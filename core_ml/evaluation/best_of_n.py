@@ -15,7 +15,7 @@ from core_ml.evaluation.overoptimization import Fit, best_of_n, best_of_n_kl, fi
 from core_ml.events import Figure
 
 DRAWS = 1000
-DISTANCE = "√KL to the model itself (√nats an answer)"
+DISTANCE = "√KL to the model itself, in √nats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,13 @@ def findings(found: Sweep, said: str | None, n_proxies: int) -> list[str]:
     peak = found.fit.measured_peak
     ends = found.fit.peak_interval
     # A peak that may lie beyond the last point forbids nothing.
-    if peak and found.ns[peak.index] < largest and found.fit.bends_down and ends and ends[1] < found.fit.reach:
+    if (
+        peak
+        and found.ns[peak.index] < largest
+        and found.fit.bends_down
+        and ends
+        and ends[1] < found.fit.reach
+    ):
         sentences.append(f"More than {found.peak_n} answers only fool the proxy further.")
     return sentences
 
@@ -142,8 +148,9 @@ def figure(found: Sweep, said: str | None, sentences: Sequence[str]) -> Figure:
 
     data = [line("proxy", found.proxy, found.proxy_sem)]
     if found.gold is not None and found.ceiling is not None and said:
-        data.append(line(said, found.gold, found.gold_sem))
-        data.append(line("chosen by gold itself", found.ceiling, line={"dash": "dot"}))
+        # Short names leave a narrow screen room for the lines; who gold is, the finding says.
+        data.append(line("gold", found.gold, found.gold_sem))
+        data.append(line("gold's choice", found.ceiling, line={"dash": "dot"}))
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": DISTANCE}},
         "yaxis": {"title": {"text": "standard deviations of the model's own answers"}},

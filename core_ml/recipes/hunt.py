@@ -365,7 +365,7 @@ RECIPE = Recipe(
         ),
     ),
     measures=(
-        Measure("found", "New tricks that work", "tricks", "lower", "On prompts that no search has seen."),
+        Measure("found", "New tricks that work", "", "lower", "On prompts that no search has seen."),
         Measure("old_working", "Old tricks that still work", "share", "lower"),
         Measure("tried", "Texts and patterns tried", "", "higher"),
     ),
