@@ -11,13 +11,13 @@ Each side is a process; they take one step each in turn, after some to warm up, 
 Fails when the two disagree: on log-probabilities, loss and gradient of the same rollouts under the same weights, on
 loss and gradient of the same pairs, or on how much they sampled.
 
-Last measured on one thread of a shared two-core AMD EPYC with quick bfloat16, other work beside it, medians of two or
-three rounds, so that these are first figures. Rollouts/s, TRL's as it comes and with our allocator settings: without KL
-62.3 against 14.0 (4.5; goal 4) and 18.9 (3.3; goal 4, missed), with KL and a reward model 45.4 against 10.6 (4.3; goal
-3) and 14.4 (3.15). Equal pairs/s: 16.0 against 12.7 (1.25; goal 1.3, missed) and 12.9 (1.24). PandaLM's pairs have no
-figure yet; their loss and gradient agree (0.2 %, cosine 0.9997). On the same rollouts log-probabilities differ by 0.014
-nats, the loss on the same log-ratios by less than a millionth. Our passes run uncompiled: compiling them took a minute
-and saved a sixth of an update.
+Last measured on one thread of a shared two-core AMD EPYC (Zen 5, AVX-512 with bfloat16), other work beside it, medians of
+two to four rounds, so that these are first figures. TRL's as it comes and with our allocator settings. Rollouts/s: without
+KL 62.3 against 14.0 (4.5; goal 4) and 18.9 (3.3; goal 4, missed), with KL and a reward model 45.4 against 10.6 (4.3; goal 3)
+and 14.4 (3.15); of before heads were turned in one pass. Pairs/s: equal 19.4 against 13.4 (1.46; goal 1.3) and 13.8 (1.40),
+PandaLM's 10.0 against 3.0 (3.4; goal 2.5) and 3.3 (3.1); loss and gradient agree (0.4 %, cosine 0.9997). On the same
+rollouts log-probabilities differ by 0.014 nats, the loss on the same log-ratios by less than a millionth. Our passes run
+uncompiled: compiling them took a minute and saved a sixth of an update.
 """
 
 import argparse

@@ -10,8 +10,9 @@ from core_ml.tokenizer.tokenizer import Tokenizer
 
 Row = tuple[list[int], list[int]]
 """Token ids of a prompt up to where the assistant writes, and of its answer."""
-WORTH_SHARING = 8
-"""Tokens that are saved where a prompt is read apart from its answers: fewer are not worth a second grid of scores."""
+WORTH_SHARING, LEAST_SHARE = 8, 1 / 16
+"""Tokens that are saved where a prompt is read apart from its answers, and what part of all they are at least: fewer are
+not worth a second grid of scores, the whole of which is computed where that of rows apart is halved by being causal."""
 
 
 def as_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -58,7 +59,8 @@ def in_parts(rows: Sequence[Row], budget: int, n_head: int) -> Iterator[Part]:
     units: list[Part] = []
     for begin, numbers in groups.items():
         prompt, answers = list(begin), [rows[number][1] for number in numbers]
-        if len(prompt) * (len(numbers) - 1) >= WORTH_SHARING:
+        saved, n_tokens = len(prompt) * (len(numbers) - 1), sum(len(prompt) + len(a) for a in answers)
+        if saved >= max(WORTH_SHARING, LEAST_SHARE * n_tokens):
             units.append(Part(len(numbers), numbers, [prompt], answers))
         else:
             units += [Part(0, [n], [prompt + answer]) for n, answer in zip(numbers, answers, strict=True)]

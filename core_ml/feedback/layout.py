@@ -28,8 +28,8 @@ class Layout:
     ids: Tensor  # (M,)
     positions: Tensor  # (M,)
     n_prompt_tokens: int
-    prompt_cells: Tensor  # (M0,) in a grid of G · P
-    answer_cells: Tensor  # (M - M0,) in a grid of R · N
+    prompt_cells: Tensor | None  # (M0,) in a grid of G · P; None where they fill it in order
+    answer_cells: Tensor | None  # (M - M0,) in a grid of R · N; None likewise
     read: Tensor
     source: Tensor
     targets: Tensor
@@ -82,12 +82,17 @@ def lay_out(
     def on(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
+    def cells(numbers: list[int], size: int) -> Tensor | None:
+        return None if numbers == list(range(size)) else on(numbers)
+
     return Layout(
         ids=on(ids),
         positions=on(positions),
         n_prompt_tokens=n_prompt,
-        prompt_cells=on([g * P + t for g, prompt in enumerate(prompts) for t in range(len(prompt))]),
-        answer_cells=on([row * N + t for row, t in order]),
+        prompt_cells=cells(
+            [g * P + t for g, prompt in enumerate(prompts) for t in range(len(prompt))], G * P
+        ),
+        answer_cells=cells([row * N + t for row, t in order], R * N),
         read=on(read),
         source=on(source),
         targets=on([] if whole else [token for answer in answers for token in answer]),

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from core_ml.feedback.layout import Layout
 from core_ml.feedback.losses import CACHED, by_rows
 from core_ml.model.attention import attend, capped
-from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation, rotate
+from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation
 
 HIDDEN = -1e30  # finite, so that an empty place of a grid stays finite too
 Name = tuple[int, str]
@@ -110,7 +110,7 @@ def _block(
     q, k, v = heads.split((config.n_head, config.n_kv_head, config.n_kv_head), dim=1)
     q, k = block.q_norm(q), block.k_norm(k)
     if rotation is not None:
-        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        q, k = _Turned.apply(q, *rotation, v.dtype), _Turned.apply(k, *rotation, v.dtype)
     y = _attend(q.to(v.dtype), k.to(v.dtype), v, layout, masks, config.scale, config.attention_softcap)
     if last:
         x, y = x[layout.read], y[layout.read]
@@ -122,6 +122,31 @@ def _block(
     else:
         inner = activate(inner)
     return x + block.post_norm2(product("down", inner))
+
+
+class _Turned(Function):
+    """`rotate` for flat tokens (M, heads, d_head), some rows at a time, straight into the type that attention takes."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin, dtype):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
+        return _turned(x, cos, sin, dtype)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin, ctx.dtype), None, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    n = max(1, CACHED // x[0].numel()) if x.device.type == "cpu" else len(x)
+    for rows, into, c, s in zip(x.split(n), out.split(n), cos.split(n), sin.split(n), strict=True):
+        (a, b), (first, second) = rows.float().chunk(2, -1), into.chunk(2, -1)
+        first.copy_((a * c).addcmul_(b, s, value=-1))
+        second.copy_((a * s).addcmul_(b, c))
+    return out
 
 
 def _attend(
@@ -146,15 +171,17 @@ def _attend(
     return torch.cat((of_prompts, _cells(y.reshape(R, h * g, N, D), layout.answer_cells)))
 
 
-def _grid(x: Tensor, cells: Tensor, rows: int, columns: int) -> Tensor:
-    """Flat (m, heads, d_head) to (rows, heads, columns, d_head); empty cells are zero."""
-    grid = x.new_zeros(rows * columns, *x.shape[1:]).index_copy(0, cells, x)
-    return grid.view(rows, columns, *x.shape[1:]).transpose(1, 2)
+def _grid(x: Tensor, cells: Tensor | None, rows: int, columns: int) -> Tensor:
+    """Flat (m, heads, d_head) to (rows, heads, columns, d_head); empty cells are zero, and a full grid is a view."""
+    if cells is not None:
+        x = x.new_zeros(rows * columns, *x.shape[1:]).index_copy(0, cells, x)
+    return x.view(rows, columns, *x.shape[1:]).transpose(1, 2)
 
 
-def _cells(y: Tensor, cells: Tensor) -> Tensor:
+def _cells(y: Tensor, cells: Tensor | None) -> Tensor:
     """(rows, heads, columns, d_head) to flat (m, heads · d_head)."""
-    return y.transpose(1, 2).flatten(0, 1).flatten(1)[cells]
+    flat = y.transpose(1, 2).flatten(0, 1).flatten(1)
+    return flat if cells is None else flat[cells]
 
 
 def _grouped(x: Tensor, k: int) -> Tensor:

@@ -8,6 +8,8 @@ from core_ml.feedback.batches import WORTH_SHARING, in_parts
 from core_ml.feedback.layout import lay_out
 from core_ml.feedback.remembered import sample
 from core_ml.feedback.reward_model import read_rewards
+from core_ml.model import device
+from core_ml.model.gpt import rotate
 from tests.core_ml.models import small_model
 
 PROMPTS = [[4, 5, 6, 7, 8, 9, 10], [11, 12, 13]]
@@ -24,7 +26,10 @@ NETWORKS = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("in_float32")
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Products in float32, so that differences are of the arithmetic and not of its rounding."""
+    monkeypatch.setattr(device, "_precision", torch.float32)
 
 
 def drawn(model):
@@ -149,13 +154,24 @@ def test_parts_hold_every_row_once_and_no_more_than_the_budget():
     assert [(part.k, len(part.prompts)) for part in parts] == [(0, 3), (2, 2), (3, 1)]
 
 
+def test_a_prompt_that_is_a_small_part_of_its_rows_is_not_read_apart():
+    answers = [list(range(20, 60)), list(range(60, 100))]
+    for prompt, k in ((LONG, 2), (LONG[:-1], 0), ([*LONG[:4]], 0)):
+        assert [part.k for part in in_parts([(prompt, answer) for answer in answers], 1000, n_head=2)] == [k]
+    long = [answer * 4 for answer in answers]
+    assert [part.k for part in in_parts([(LONG, answer) for answer in long], 1000, n_head=2)] == [0]
+
+
+EQUAL = [(LONG, [20 + row, 21, 22]) for row in range(3)] + [([30, 31 + row], [40]) for row in range(3)]
+
+
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("budget", [1, 1000])
-def test_rewards_and_their_gradients_are_those_of_whole_rows(changes, budget, monkeypatch):
+@pytest.mark.parametrize(("rewarded", "budget"), [(REWARDED, 1), (REWARDED, 1000), (EQUAL, 1000)])
+def test_rewards_and_their_gradients_are_those_of_whole_rows(changes, rewarded, budget, monkeypatch):
     monkeypatch.setattr("core_ml.feedback.reward_model.tokens_at_once", lambda device: budget)
     model = small_model(340, value_head=True, **changes)
     torch.nn.init.normal_(model.value_head.weight)
-    weights = torch.randn(len(REWARDED), generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(len(rewarded), generator=torch.Generator().manual_seed(0))
 
     def gradients(rewards):
         (rewards * weights).sum().backward()
@@ -163,10 +179,35 @@ def test_rewards_and_their_gradients_are_those_of_whole_rows(changes, budget, mo
         model.zero_grad()
         return found
 
-    rows = [torch.tensor([prompt + answer]) for prompt, answer in REWARDED]
+    rows = [torch.tensor([prompt + answer]) for prompt, answer in rewarded]
     wanted = torch.cat([model.value(model.hidden(row)[:, -1]) for row in rows])
     expected = gradients(wanted)
-    got = read_rewards(model, REWARDED)
+    got = read_rewards(model, rewarded)
     assert got.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
     for name, gradient in gradients(got).items():
         assert torch.allclose(gradient, expected[name], atol=1e-5 * expected[name].abs().max().item()), name
+
+
+def test_a_full_grid_has_no_list_of_cells():
+    assert lay_out([[4, 5], [6, 7]], [[8, 9]] * 4, torch.device("cpu"), whole=True).prompt_cells is None
+    layout = lay_out([[4, 5], [6]], [[8, 9], [10]], torch.device("cpu"), whole=True)
+    assert layout.prompt_cells.tolist() == [0, 1, 2] and layout.answer_cells.tolist() == [0, 1, 2]
+    mixed = [(1, 0), (0, 0)]  # all cells are filled, and not in their order
+    layout = lay_out([[4], [6]], [[8], [10]], torch.device("cpu"), mixed, whole=True)
+    assert layout.prompt_cells is None and layout.answer_cells.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_turned_as_the_textbook_turns_them(dtype, monkeypatch):
+    monkeypatch.setattr(shared, "CACHED", 100)  # two rows at a time, and one at the end
+    torch.manual_seed(0)
+    x, angles = torch.randn(7, 3, 16).to(dtype).requires_grad_(), torch.randn(7, 1, 8)
+    weight = torch.randn(7, 3, 16).to(dtype)
+    # In float32 throughout: autograd would round the two halves of a bfloat16 gradient before it adds them.
+    exact = x.detach().float().requires_grad_()
+    wanted = rotate(exact, angles.cos(), angles.sin()).to(dtype)
+    got = shared._Turned.apply(x, angles.cos(), angles.sin(), dtype)
+    torch.testing.assert_close(got, wanted)
+    (grad,) = torch.autograd.grad((got * weight).sum(), x)
+    (expected,) = torch.autograd.grad((wanted * weight).sum(), exact)
+    torch.testing.assert_close(grad, expected.to(dtype))
