@@ -1,12 +1,6 @@
 """Both answers of a battle through a real web server and a real engine: streamed, hidden, failed, tried again."""
 
-import contextlib
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +10,8 @@ import pytest
 
 from lab.services.arena.answering import storable
 from tests.engines import KEY, running, write_checkpoint
+from tests.webs import Manage, serving
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("alpha-1", "beta-2")
 SECRETS = ("alpha", "beta", "aaaa1111", "bbbb2222", "checkpoint", "chatcmpl", "address-", "elsewhere")
 
@@ -25,15 +19,9 @@ SECRETS = ("alpha", "beta", "aaaa1111", "bbbb2222", "checkpoint", "chatcmpl", "a
 class Lab(NamedTuple):
     url: str
     engine: str
-    environment: dict[str, str]
+    manage: Manage
     admin: httpx.Client
     labeler: httpx.Client
-
-    def manage(self, *arguments: str) -> str:
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(
-            command, env=self.environment, cwd=REPOSITORY, check=True, capture_output=True, text=True
-        ).stdout.strip()
 
     def active(self, *names: str) -> None:
         for one in self.admin.get("/arena/contenders").json()["items"]:
@@ -50,43 +38,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("lab")
     for run, name, seed in (("aaaa1111", NAMES[0], 0), ("bbbb2222", NAMES[1], 1)):
         write_checkpoint(home / "artifacts", run, name=name, seed=seed, writes_ascii=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with running(home / "artifacts") as engine:
-        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        environment |= {"LAB_HOME": str(home), "LAB_PORT": str(port), "ENGINE_URL": engine, "ENGINE_KEY": KEY}
-        url = f"http://127.0.0.1:{port}"
-        made = Lab(
-            url, engine, environment, *(httpx.Client(base_url=f"{url}/api/v1", timeout=60) for _ in "ab")
-        )
-        made.manage("migrate", "-v0")
-        made.manage("reindex")
-        for client, name, role in ((made.admin, "root", "admin"), (made.labeler, "lea", "labeler")):
-            client.headers["Authorization"] = f"Bearer {made.manage('token', name, '--role', role)}"
-        command = [sys.executable, "-m", "uvicorn", "lab.asgi:application", "--port", str(port)]
-        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "3"]
-        web = subprocess.Popen(command, env=environment, cwd=REPOSITORY)
-        try:
-            _wait_for(port)
-            for run in ("aaaa1111", "bbbb2222"):
-                added = made.admin.post("/arena/contenders", json={"model": f"{run}-checkpoint"})
-                assert added.status_code == 201, added.text
-            yield made
-        finally:
-            made.admin.close()
-            made.labeler.close()
-            web.terminate()
-            web.wait(timeout=20)
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        assert time.monotonic() < end, "the web server did not start"
-        time.sleep(0.05)
+    with (
+        running(home / "artifacts") as engine,
+        serving(home, engine) as (url, manage),
+        httpx.Client(base_url=f"{url}/api/v1", timeout=60) as admin,
+        httpx.Client(base_url=f"{url}/api/v1", timeout=60) as labeler,
+    ):
+        manage("reindex")
+        for client, name, role in ((admin, "root", "admin"), (labeler, "lea", "labeler")):
+            client.headers["Authorization"] = f"Bearer {manage('token', name, '--role', role)}"
+        for run in ("aaaa1111", "bbbb2222"):
+            added = admin.post("/arena/contenders", json={"model": f"{run}-checkpoint"})
+            assert added.status_code == 201, added.text
+        yield Lab(url, engine, manage, admin, labeler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,5 @@
 """The engine's protocol at the lab's own address: roles, errors, streams, and callers who leave."""
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +11,8 @@ import pytest
 
 from core_ml.exchange import gguf
 from tests.engines import KEY, running, write_checkpoint
+from tests.webs import serving
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTION = [{"role": "user", "content": "the cat"}]
 
 
@@ -35,41 +30,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A real web server in front of a real engine, both on their own."""
     home = tmp_path_factory.mktemp("lab")
     write_checkpoint(home / "artifacts")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with running(home / "artifacts") as engine:
-        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        environment |= {"LAB_HOME": str(home), "LAB_PORT": str(port), "ENGINE_URL": engine, "ENGINE_KEY": KEY}
-
-        def manage(*arguments: str) -> str:
-            command = [sys.executable, "manage.py", *arguments]
-            return subprocess.run(
-                command, env=environment, cwd=REPOSITORY, check=True, capture_output=True, text=True
-            ).stdout.strip()
-
-        manage("migrate", "-v0")
+    with running(home / "artifacts") as engine, serving(home, engine) as (url, manage):
         token = manage("token", "ada", "--role", "researcher")
         labeler = manage("token", "lin", "--role", "labeler")
         admin = manage("token", "root", "--role", "admin")
-        command = [sys.executable, "-m", "uvicorn", "lab.asgi:application", "--port", str(port)]
-        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "3"]
-        web = subprocess.Popen(command, env=environment, cwd=REPOSITORY)
-        try:
-            _wait_for(port)
-            yield Lab(f"http://127.0.0.1:{port}", engine, token, labeler, admin, home)
-        finally:
-            web.terminate()
-            web.wait(timeout=20)
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        assert time.monotonic() < end, "the web server did not start"
-        time.sleep(0.05)
+        yield Lab(url, engine, token, labeler, admin, home)
 
 
 @pytest.fixture
