@@ -112,7 +112,8 @@
     try {
       const answer = await fetch(`${place}/${battle.id}/answers`, { method: "POST", signal: control.signal, headers: { "Content-Type": "application/json", Accept: "text/event-stream" }, body: "{}" });
       if (!answer.ok) { const problem = await answer.json().catch(() => ({})); throw Object.assign(new Error(problem.detail || `The lab answered ${answer.status}.`), { told: true }); }
-      for await (const { event, data: news } of events(answer.body)) {
+      for await (const { event, data: text } of Lab.events(answer.body)) {
+        const news = JSON.parse(text);
         const one = turn.answers.find((each) => each.side === news.side);
         if (event === "piece") grow(one, news.text);
         else if (event === "done") { Object.assign(one, { status: "done", html: news.html, tokens: news.tokens, cut_off: news.cut_off }); redraw(one); }
@@ -136,19 +137,6 @@
       waiting.clear();
     });
     waiting.set(one, (waiting.get(one) || "") + text);
-  }
-  async function* events(body) {
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = ""; ;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      const parts = (rest + value).split("\n\n");
-      rest = parts.pop();
-      for (const part of parts) {
-        const fields = Object.fromEntries(part.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()]));
-        if (fields.data) yield { event: fields.event, data: JSON.parse(fields.data) };
-      }
-    }
   }
 
   const begin = () => alone(async () => {

@@ -4,7 +4,21 @@
   const inField = (target) => target.closest?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog");
   // Whether single letters and digits are keys: a switch in the help and in the labelling's instructions, kept in this browser.
   const letters = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
-  const Lab = (window.Lab = { inField, letters });
+  // The events of a streamed answer as they come: what each is called, and its data as text.
+  async function* events(body) {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const parts = (rest + value).split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) {
+        const of = (field) => part.split("\n").filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).trim()).join("\n");
+        if (of("data")) yield { event: of("event"), data: of("data") };
+      }
+    }
+  }
+  const Lab = (window.Lab = { inField, letters, events });
 
   // Toasts stay 8 s, and as long as somebody points at them.
   function arm(toast) {

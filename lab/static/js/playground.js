@@ -159,7 +159,9 @@
         answer = await ask();
       }
       if (!answer.ok) { const told = await answer.json().catch(() => ({})); throw new Error(told.error?.message || told.detail || `The engine answered ${answer.status}.`); }
-      for await (const event of events(answer.body)) {
+      for await (const { data: text } of Lab.events(answer.body)) {
+        if (text === "[DONE]") continue;
+        const event = JSON.parse(text);
         if (event.error) throw new Error(event.error.message || "The engine broke off.");
         const choice = event.choices?.[0];
         if (!choice) continue;
@@ -181,19 +183,6 @@
     drawTree();
     waiting();
     say(`${one.model.name}: ${one.tree.text(branch.tokens)}`);
-  }
-  async function* events(stream) {
-    const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = ""; ;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      const parts = (rest + value).split("\n\n");
-      rest = parts.pop();
-      for (const part of parts) {
-        const line = part.split("\n").filter((one) => one.startsWith("data:")).map((one) => one.slice(5).trim()).join("\n");
-        if (line && line !== "[DONE]") yield JSON.parse(line);
-      }
-    }
   }
   const waiting = () => { const busy = sides.some((one) => one.control); stop.hidden = !busy; go.setAttribute("aria-disabled", String(busy)); };
   const stopAll = () => sides.forEach((one) => one.control?.abort());
