@@ -29,6 +29,8 @@ FULL_DISK = 4 * 2**20
 """Bytes left below which a child that died is taken to have died of it."""
 BEAT = 1.0
 """Seconds between two heartbeats while nothing else is written."""
+RETRY = 1.0
+"""Seconds to wait before a database that did not answer is asked again."""
 
 
 def drained(held: Run | Shard) -> bool:
@@ -87,7 +89,7 @@ def _watch(held: Run | Shard, run: Run, child: Child, leaving: Callable[[], bool
             in_doubt = True
             if time.monotonic() - beaten > claims.LEASE.total_seconds():
                 raise LostLease(str(held)) from error
-            time.sleep(1)
+            time.sleep(RETRY)
         time.sleep(POLL)
 
 

@@ -25,12 +25,13 @@ pytestmark = [
         reason="SQLite has no connection to lose: name a PostgreSQL server in DATABASE_URL",
     ),
 ]
-TRAINING = {"steps": 300, "eval_every": 50, "sample_every": 50, "save_every": 0.5}
+TRAINING = {"steps": 400, "eval_every": 50, "sample_every": 50, "save_every": 0.5}
 
 
 @pytest.fixture(autouse=True)
 def _home(tmp_home, monkeypatch):
     monkeypatch.setattr("lab.services.wake.up", lambda run: True)  # these tests are the worker
+    monkeypatch.setattr(supervisor, "RETRY", 0.1)  # or a quick machine's run is over after a cut or two
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_connections_that_are_cut_again_and_again_cost_no_point_and_double_none(
             status = watcher.execute("SELECT status FROM lab_run WHERE id = %s", [run.pk]).fetchone()[0]
             if status == "running" and n_cuts < 10:
                 n_cuts += bool(cut_all(watcher))
-                worker.join(0.5)
+                worker.join(0.2)
     run.refresh_from_db()
     assert n_cuts >= 3, "the run ended before it could be disturbed: make it longer"
     assert run.status == "succeeded", run.error
