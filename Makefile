@@ -37,7 +37,7 @@ tour: $(READY) ## take a small model through its whole life
 
 test: $(READY) ## every test
 	@$(BIN)/python -m tests.setup_chromium
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 test-kill: $(READY) ## the kill tests, ten times in a row
 	@for i in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q tests/journeys/test_kill.py || exit 1; done
