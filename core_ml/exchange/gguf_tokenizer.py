@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from core_ml.errors import UserError
+from core_ml.tokenizer.described import parse
 from core_ml.tokenizer.protocol import Protocol
-from core_ml.tokenizer.tokenizer import Tokenizer, parse
+from core_ml.tokenizer.tokenizer import Tokenizer
 
 CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 CONTRACTIONS_AS_FLAG = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -40,10 +41,11 @@ def write(writer: Any, tokenizer: Tokenizer, vocab_size: int, role: str) -> None
         role: of the checkpoint. A base model's text begins with `<|bos|>` and ends before the next one.
     Raises: UserError for a tokenizer that is no byte-level BPE.
     """
-    described = json.loads(tokenizer.inner.to_str())
-    if described["model"]["type"] != "BPE" or not tokenizer.merge_ranks:
+    if not (tokenizer.is_of_bytes and tokenizer.merge_ranks):
         raise UserError(
-            "only byte-level BPE tokenizers can be written as GGUF, and this one is none", field="checkpoint"
+            "only byte-level BPE tokenizers can be written as GGUF, and this one is none: export it as a Hugging "
+            "Face folder",
+            field="checkpoint",
         )
     n = tokenizer.vocab_size
     writer.add_tokenizer_model("gpt2")

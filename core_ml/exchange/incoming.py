@@ -8,8 +8,9 @@ from core_ml.errors import UserError
 from core_ml.exchange import huggingface
 from core_ml.model import checkpoint
 from core_ml.tokenizer import formats
+from core_ml.tokenizer.described import parse
 from core_ml.tokenizer.protocol import Protocol, recognize
-from core_ml.tokenizer.tokenizer import MAX_FILE_BYTES, SEP, Tokenizer, parse
+from core_ml.tokenizer.tokenizer import MAX_FILE_BYTES, SEP, Tokenizer
 
 if TYPE_CHECKING:
     from core_ml.model.gpt import GPT

@@ -34,10 +34,17 @@ class Grammars:
         special = [id for id, data in enumerate(token_bytes) if not data]
         wrapper = TokenizerWrapper(_Vocabulary(list(token_bytes), special, end_id))
         self._tokenizer = LLTokenizer(wrapper, n_vocab=vocab_size)
+        spelled = set(token_bytes)
+        self._n_missing = sum(bytes([byte]) not in spelled for byte in range(256))
 
     def begin(self, grammar: Grammar) -> "Constraint":
         """Raises: UserError for a grammar that cannot be read or is too large."""
         what = "regular expression" if grammar.kind == "regex" else "JSON Schema"
+        if self._n_missing:
+            raise UserError(
+                f"the {what} cannot be used: the model's tokenizer has no token for {self._n_missing} of the 256 "
+                "bytes, and cannot write every text; ask without it"
+            )
         try:
             if grammar.kind == "regex":
                 text = LLMatcher.grammar_from_regex(grammar.source)

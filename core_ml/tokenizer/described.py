@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
+from core_ml.errors import UserError
 from core_ml.tokenizer import merges, patterns
 from core_ml.tokenizer.merges import Pair
 
@@ -35,6 +36,18 @@ def symbols(data: bytes) -> str:
 
 def from_symbols(text: str) -> bytes:
     return bytes(map(BYTE_OF.__getitem__, text))
+
+
+def parse(content: str, name: str) -> tokenizers.Tokenizer:
+    """Raises UserError for what is no tokenizer."""
+    try:
+        inner = tokenizers.Tokenizer.from_str(content)
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise UserError(f"{name} is damaged and cannot be read: {str(error)[:200]}") from None
+    # Files that were saved in use say where texts are cut off and filled up, which would fall to the training data.
+    inner.no_truncation()
+    inner.no_padding()
+    return inner
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ def pattern_of(content: Mapping[str, Any]) -> str | None:
 
 def pairs_in(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Merges in their order, in stand-ins; older files write a pair as one text with a space in it."""
-    found = content["model"]["merges"]
+    found = content["model"].get("merges", [])
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in found)
     return [(left, right) for left, right in pairs]
 

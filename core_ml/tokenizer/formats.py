@@ -11,14 +11,15 @@ import tokenizers
 
 from core_ml.errors import UserError
 from core_ml.tokenizer import described, merges, special
+from core_ml.tokenizer.described import parse
 from core_ml.tokenizer.special import SPECIALS
-from core_ml.tokenizer.tokenizer import Tokenizer, parse
+from core_ml.tokenizer.tokenizer import Tokenizer
 
 MAX_TOKENS = 2_000_000
 
 
 def from_json(content: str, name: str = "tokenizer.json") -> Tokenizer:
-    """Any byte-level BPE in the Hugging Face format. Raises UserError."""
+    """Any tokenizer in the Hugging Face format: BPE, Unigram, WordPiece, words. Raises UserError."""
     inner = parse(content, name)
     added = inner.get_added_tokens_decoder()
     ours = special.place({token.content: id for id, token in added.items() if token.special})
@@ -79,9 +80,15 @@ def _read_ranks(data: bytes) -> dict[bytes, int]:
 def to_ranks(tokenizer: Tokenizer) -> bytes:
     """The file that `tiktoken.load.load_tiktoken_bpe` reads; ranks are our ids. Raises UserError where they decide
     nothing, since merging by them would give other ids."""
+    if not tokenizer.is_of_bytes:
+        raise UserError(
+            "this tokenizer cannot be written as ranks: its tokens are characters, and ranks merge bytes; "
+            "take its tokenizer.json"
+        )
     if tokenizer.ranks is None:
         raise UserError(
-            "this tokenizer cannot be written as ranks: it does more than merge the bytes of words by their rank"
+            "this tokenizer cannot be written as ranks: it does more than merge the bytes of words by their rank; "
+            "take its tokenizer.json"
         )
     ordered = sorted(tokenizer.ranks.items(), key=lambda item: item[1])
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)

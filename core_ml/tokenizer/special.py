@@ -25,8 +25,17 @@ ROLES = ("system", "user", "assistant", "tool")
 # Before these six had names, they were the first of twelve reserved tokens, at the same places.
 FORMER_NAMES = {mark: f"<|reserved_{number}|>" for number, mark in enumerate(NAMED)}
 # What large models of others write where a document begins or ends.
-FOREIGN_BOS = ("<|begin_of_text|>", "<|endoftext|>", "<|end_of_text|>", "<s>", "<bos>", "</s>", "<eos>")
-FOREIGN_END = ("<|eot_id|>", "<end_of_turn>", "<|im_end|>", "<|endoftext|>", "</s>", "<eos>")
+FOREIGN_BOS = (
+    "<|begin_of_text|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<s>",
+    "<bos>",
+    "[CLS]",
+    "</s>",
+    "<eos>",
+)
+FOREIGN_END = ("<|eot_id|>", "<end_of_turn>", "<|im_end|>", "<|endoftext|>", "</s>", "<eos>", "[SEP]")
 
 
 class Part(TypedDict):

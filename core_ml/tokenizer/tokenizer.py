@@ -5,14 +5,14 @@ written and every token sequence read back. Departures: by default each digit is
 can then learn sums), and text never becomes a special token: only `prompt` and `conversation` write those.
 
 What a tokenizer is stands in its `tokenizer.json`. Where the rules in it are the plain ones, tiktoken applies them,
-four times as fast as `tokenizers` and to the same ids; else `tokenizers` does.
+four times as fast as `tokenizers` and to the same ids; else `tokenizers` does, for tokenizers of others of any kind.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import tiktoken
@@ -20,8 +20,8 @@ import tokenizers
 
 from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
-from core_ml.tokenizer import described, merges, patterns, special, threads
-from core_ml.tokenizer.described import BYTE_OF, Learned
+from core_ml.tokenizer import described, merges, patterns, special, spelling, threads
+from core_ml.tokenizer.described import BYTE_OF, Learned, parse
 from core_ml.tokenizer.panics import giving_up_told, reraise_unless_panic
 from core_ml.tokenizer.protocol import Protocol
 from core_ml.tokenizer.special import BOS, END, PAIRS, ROLES, SEP, SPECIALS, START, Message, Part
@@ -111,9 +111,7 @@ class Tokenizer:
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise UserError(
-                    f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: it is no tokenizer of ours"
-                )
+                raise UserError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: it is no tokenizer")
             inner = parse(path.read_text(encoding="utf-8"), path.name)
             return cls(inner, Protocol.load(path.parent))
         except FileNotFoundError:
@@ -195,6 +193,20 @@ class Tokenizer:
             return [text]
         return patterns.cut(text, self.pattern, PIECE_CHARS)
 
+    def encode_after(self, before: Literal["mark", "text"], text: str) -> list[int]:
+        """As `encode` of a text that goes on behind a special token or where another ended.
+
+        Rules of others may write a space before each text, or before one that begins a document alone.
+        """
+        other = None if isinstance(self._source, Learned) else self._going_on[before]
+        if other is None:
+            return self.encode(text)
+        return other.encode(patterns.valid(text), add_special_tokens=False).ids
+
+    @cached_property
+    def _going_on(self) -> dict[str, tokenizers.Tokenizer | None]:
+        return {where: spelling.going_on(self._content, where == "mark") for where in ("mark", "text")}
+
     def _encode(self, piece: str) -> list[int]:
         # By way of an array of numbers that are there already: faster than the libraries make a list of new ones.
         return self._numbers.take(self._encode_array(piece)).tolist()
@@ -259,12 +271,22 @@ class Tokenizer:
             return None
 
     def name(self, id: int) -> str:
-        """The token as the vocabulary writes it, with stand-ins for bytes that cannot be printed."""
+        """The token as the vocabulary writes it, in a byte-level one with stand-ins for bytes that cannot be printed."""
         return self.inner.id_to_token(id) or ""
 
     @cached_property
+    def is_of_bytes(self) -> bool:
+        """Whether tokens are bytes in stand-ins; those of other tokenizers are characters, and most lack some."""
+        return isinstance(self._source, Learned) or spelling.is_of_bytes(self._content)
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """How many spaces its rules write before and behind a text: none if it is of bytes."""
+        return (0, 0) if self.is_of_bytes else self._spelling.dropped
+
+    @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes that each token id stands for; none for special tokens."""
+        """The bytes that each token id stands for in the midst of a text; none for special tokens."""
         if self.ranks is None:
             return [self._bytes_of(id) for id in range(self.vocab_size)]
         found = [b""] * self.vocab_size
@@ -275,9 +297,16 @@ class Tokenizer:
     def _bytes_of(self, id: int) -> bytes:
         if id in self.special_ids:
             return b""
+        name = self.name(id)
+        if not self.is_of_bytes:
+            return self._spelling.bytes_of(name) if name else b""
         if id in self._words:
             return self._words[id].encode()
-        return described.from_symbols(self.name(id))
+        return described.from_symbols(name) if BYTE_OF.keys() >= set(name) else name.encode()
+
+    @cached_property
+    def _spelling(self) -> spelling.Spelling:
+        return spelling.Spelling(self.inner.decoder, self._content)
 
     @cached_property
     def merge_ranks(self) -> dict[tuple[str, str], int]:
@@ -287,10 +316,15 @@ class Tokenizer:
     # Ids to text
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        """The text of token ids; special tokens have none, and bytes that are not UTF-8 become U+FFFD.
+
+        Of a text by itself: a space that the rules wrote before it is left out.
+        """
+        text = self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return text if self.is_of_bytes else self._spelling.alone(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """What token ids spell in the midst of a text."""
         # A network may have rows for more tokens than there are; such an id stands for nothing.
         known = self.token_bytes
         return b"".join(known[id] for id in ids if id < len(known))
@@ -363,18 +397,3 @@ class Tokenizer:
                 "this tokenizer has no tokens for conversations: import it, which adds them", field="messages"
             )
         return [self.start_id, *self.encode(role), self.sep_id]
-
-
-def parse(content: str, name: str) -> tokenizers.Tokenizer:
-    """Raises UserError for what is no byte-level BPE."""
-    try:
-        inner = tokenizers.Tokenizer.from_str(content)
-        model = json.loads(content)["model"]["type"]
-    except Exception as error:  # the library raises bare Exception for every kind of damage
-        raise UserError(f"{name} is damaged and cannot be read: {str(error)[:200]}") from None
-    vocab = inner.get_vocab(with_added_tokens=False)
-    missing = sum(symbol not in vocab for symbol in BYTE_OF)
-    if model != "BPE" or missing:
-        what = f"it is of type {model}" if model != "BPE" else f"{missing} of the 256 bytes have no token"
-        raise UserError(f"{name} is not a byte-level BPE tokenizer: {what}")
-    return inner

@@ -129,7 +129,7 @@ def list_tokenizers(
 @router.post("", response=answers(TokenizerOut, 201), openapi_extra=_BODY)
 @slow
 def create_tokenizer(request: Any) -> Status:
-    """Bring in a byte-level BPE: a `tokenizer.json`, or tiktoken's ranks with the pattern that cuts words."""
+    """Bring in any `tokenizer.json`, or tiktoken's ranks with the pattern that cuts words."""
     if request.content_type == "multipart/form-data":
         return Status(201, _upload(request))
     try:

@@ -4,6 +4,7 @@ It keeps its ids, so that texts and models which were made with it stay readable
 protocol that it lacks are added behind them.
 """
 
+import json
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,10 +105,11 @@ def _summary(tokenizer: Tokenizer) -> dict[str, Any]:
     ids = tokenizer.encode(patterns.PROBE)
     return {
         "vocab_size": tokenizer.vocab_size,
+        "model": json.loads(tokenizer.inner.to_str())["model"]["type"],
         "n_merges": len(tokenizer.merge_ranks),
         "n_special": len(tokenizer.special_ids),
         "pattern": patterns.named(tokenizer.pattern) if tokenizer.pattern else "several steps",
-        # One that changes letters before it merges, for example to their composed form, does not read back.
+        # One that changes letters before it merges, or has no token for some, does not read back.
         "lossless": tokenizer.decode(ids) == patterns.PROBE,
         "writes_ranks": tokenizer.ranks is not None,
     }

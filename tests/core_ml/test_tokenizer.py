@@ -227,10 +227,10 @@ def test_half_a_character_is_shown_as_a_replacement() -> None:
     [
         ("not json", "damaged"),
         ("{}", "damaged"),
-        (json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}), "not a byte-level BPE"),
+        (json.dumps({"model": {"type": "Own", "vocab": {"a": 0}}}), "damaged"),
         (
-            json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}),
-            "not a byte-level",
+            json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}),
+            "no token that parts documents",
         ),
     ],
 )

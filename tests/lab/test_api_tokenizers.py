@@ -15,6 +15,7 @@ from core_ml.tokenizer.patterns import PATTERNS
 from core_ml.tokenizer.tokenizer import Tokenizer
 from lab.models import Artifact
 from lab.services import artifacts, fetch
+from tests.core_ml import foreign
 from tests.core_ml.test_tokenizer_merges import gpt2_style, llama3_style
 from tests.lab import making
 
@@ -85,6 +86,28 @@ def test_a_tokenizer_that_changes_letters_says_so_and_writes_no_ranks(api):
     assert answer.status_code == 422 and "cannot be written as ranks" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "lossless"),
+    [
+        ("llama 2", "BPE", True),
+        ("gemma", "BPE", True),
+        ("unigram", "Unigram", False),
+        ("wordpiece", "WordPiece", False),
+    ],
+)
+def test_tokenizers_of_other_kinds_are_taken_and_say_whether_texts_read_back(api, kind, model, lossless):
+    inner = foreign.KINDS[kind]()
+    made = upload(api, inner.to_str().encode()).json()
+    summary = made["summary"]
+    assert (summary["model"], summary["lossless"], summary["writes_ranks"]) == (model, lossless, False)
+    url = f"{TOKENIZERS}/{made['id']}"
+    told = api().post(f"{url}/encode", {"text": "the tree"}).json()
+    assert [token["id"] for token in told["tokens"]] == inner.encode("the tree", add_special_tokens=False).ids
+    assert api().get(f"{url}/ranks").json()["detail"].endswith("take its tokenizer.json")
+    chat = {"messages": [{"role": "user", "content": "the tree"}]}
+    assert api().post(f"{url}/encode", chat).status_code == 200
+
+
 def test_files_of_the_server_are_taken_from_allowed_folders_only(api, tmp_home):
     folder = tmp_home / "uploads" / "gpt-small"
     folder.mkdir()
@@ -112,12 +135,7 @@ def test_an_address_is_fetched_by_the_rules_for_addresses(api, monkeypatch):
         (b"", {}, "file", "empty"),
         (b"{}", {}, "file", "damaged"),
         (b"{\xff", {}, "file", "damaged"),
-        (
-            b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
-            {},
-            "file",
-            "of the 256 bytes have no token",
-        ),
+        (b'{"model": {"type": "Own", "vocab": {"a": 0}}}', {}, "file", "damaged"),
         (b"<img onerror=alert(1)>", {}, "file", "line 1"),
         (b"YQ== 0", {"pattern": "own", "own_pattern": "("}, "own_pattern", "no regular expression"),
         (b"YQ== 0", {"pattern": "gpt9"}, "pattern", "should be"),
