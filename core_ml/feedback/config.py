@@ -36,7 +36,9 @@ class RlhfConfig(RecipeConfig):
         ge=0,
         le=10,
     )
-    lr: float = setting(1e-3, "Peak learning rate; 1e-6 to 1e-5 for networks of billions.", gt=0, lt=1)
+    lr: float = setting(
+        1e-3, "Peak learning rate (AdamW); 1e-6 to 1e-5 for networks of billions.", gt=0, lt=1
+    )
     max_new_tokens: int = setting(48, "An answer is cut off here.", unit="tokens", ge=1, le=8192)
 
     ensemble: Literal["mean", "minimum", "uncertainty"] = setting(
@@ -132,13 +134,42 @@ class RlhfConfig(RecipeConfig):
         ge=0,
         le=10,
     )
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "What moves the matrices: AdamW at lr, or Muon at muon_lr, which makes every direction of a matrix move alike. "
+        "Embedding, head and norms have AdamW either way.",
+        group=OPTIMIZER,
+    )
+    muon_lr: float = setting(
+        5e-3, "Peak learning rate of the matrices with Muon.", group=OPTIMIZER, gt=0, le=1
+    )
+    lora_rank: int | None = setting(
+        None,
+        "Train small matrices of this rank beside the network's own, which serve as the chat model too: a fraction of "
+        "the memory. Empty trains all weights.",
+        group=OPTIMIZER,
+        ge=1,
+        le=4096,
+    )
+    lora_alpha: float = setting(
+        16.0, "How strongly they count: alpha / rank times their product.", group=OPTIMIZER, gt=0, le=4096
+    )
+    ema: float | None = setting(
+        None,
+        "Weight of the past in a running average of the weights, which looks and the aligned model then have: 0.95 "
+        "averages the last twenty updates. Answers to learn from are always the newest weights'.",
+        group=OPTIMIZER,
+        gt=0,
+        lt=1,
+    )
     warmup: float = setting(0.1, "Share of the rounds with a rising rate.", group=OPTIMIZER, ge=0, le=1)
     cooldown: float = setting(1.0, "Share of the rounds with a falling rate.", group=OPTIMIZER, ge=0, le=1)
     grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
     spike: float | None = setting(
         20.0,
-        "Updates whose loss stands so many usual spreads above the usual are passed over; three in a row send the "
-        "run back to its last saved state.",
+        "Updates whose gradient is so many usual spreads longer than the usual are passed over; three in a row send "
+        "the run back to its last saved state. The loss tells nothing here: it stands near 0 and follows the lengths of "
+        "the answers.",
         group=OPTIMIZER,
         gt=0,
     )
@@ -212,6 +243,12 @@ class RlhfConfig(RecipeConfig):
     )
     seed: int = setting(0, "Order of the prompts and the draws of the answers.", ge=0, le=2**31 - 1)
     save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    keep_last: int = setting(
+        2, "Newest saved states that are kept, beside that of the best look.", group=MACHINE, ge=2, le=1000
+    )
+    keep_every: int | None = setting(
+        None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1
+    )
     threads: int | None = setting(
         None, "Processor threads; empty for one fewer than the cores.", group=MACHINE, ge=1, le=256
     )
@@ -227,6 +264,8 @@ class RlhfConfig(RecipeConfig):
             raise ValueError(
                 "kl_target steers kl_coef, which is 0 and stays 0: set kl_coef to 0.05 to begin with"
             )
+        if self.lora_rank is not None and self.optimizer == "muon":
+            raise ValueError("adapters (lora_rank) learn by adamw: choose that optimizer, or empty lora_rank")
         return self
 
     @property

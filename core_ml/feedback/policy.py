@@ -6,6 +6,7 @@ first update after sampling looks up what sampling computed instead of computing
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.training import lora
+from core_ml.training.optim import optimizers
 from core_ml.workspace import Workspace
 
 
@@ -49,6 +52,23 @@ class Actor(nn.Module):
         assert self.value_head is not None
         with torch.autocast(states.device.type, enabled=False):
             return self.value_head(states.float())[:, 0]
+
+    def optimizers(
+        self, optimizer: Literal["adamw", "muon"], lr: float, muon_lr: float
+    ) -> list[torch.optim.Optimizer]:
+        """For all that learns: every weight, or the adapters where there are some, and the head of values."""
+        if optimizer == "muon":
+            found = optimizers(self.policy, muon_lr, lr)
+            if self.value_head:
+                found[-1].add_param_group({"params": list(self.value_head.parameters())})
+            return found
+        # Whoever answers does not score: a reward model's head has no gradient here.
+        learning = [
+            param
+            for name, param in self.named_parameters()
+            if param.requires_grad and not name.startswith("policy.value_head.")
+        ]
+        return [torch.optim.AdamW(learning, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
 
 
 @dataclass(slots=True)
@@ -229,11 +249,15 @@ def _pull(
     return exact_kl(logits, ref_logits)[layout.source]
 
 
-def reference(workspace: Workspace, tokenizer: Tokenizer) -> GPT:
+def reference(workspace: Workspace, tokenizer: Tokenizer, base: GPT | None = None) -> GPT:
     """What KL is measured to: the model given as such, or a second copy of the one that practises.
 
+    Args:
+        base: the one that practises, where its weights stay as they are and only adapters will learn: no copy is made.
     Raises: UserError where it reads with another tokenizer.
     """
+    if base is not None and not workspace.has("reference"):
+        return lora.sharing(base).requires_grad_(False)
     given = workspace.input("reference" if workspace.has("reference") else "checkpoint")
     model, its = checkpoint.load(given.path)
     if its.token_bytes != tokenizer.token_bytes:

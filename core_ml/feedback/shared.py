@@ -15,6 +15,7 @@ from core_ml.feedback.layout import Layout
 from core_ml.feedback.losses import CACHED, by_rows
 from core_ml.model.attention import attend, capped
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation
+from core_ml.training.lora import Adapted
 
 HIDDEN = -1e30  # finite, so that an empty place of a grid stays finite too
 Name = tuple[int, str]
@@ -102,6 +103,10 @@ def _block(
 
     def product(name: str, x: Tensor) -> Tensor:
         layer = getattr(block, name)
+        if isinstance(layer, Adapted) and name in known:
+            return _KnownAdapted.apply(
+                x, layer.weight, layer.bias, layer.a, layer.b, layer.scale, known[name]
+            )
         if type(layer) is not nn.Linear:
             return layer(x)
         return _product(name, layer.weight, layer.bias, x, known)
@@ -216,6 +221,30 @@ class _KnownProduct(Function):
         x, weight = ctx.saved_tensors
         grad_bias = grad.sum(0, dtype=torch.float32) if ctx.types[2] else None
         return (grad @ weight).to(ctx.types[0]), (grad.T @ x).to(ctx.types[1]), grad_bias, None
+
+
+class _KnownAdapted(Function):
+    """`_KnownProduct` beside whose matrix an adapter learns: sampling has multiplied with the two as one.
+
+    The adapter's gradients go through its own narrow matrices, so none of the matrix's size is made.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, a, b, scale, known):  # type: ignore[no-untyped-def]
+        x_low, low, a_low, b_low = (tensor.to(known.dtype) for tensor in (x, weight, a, b))
+        n_new, inner = x.size(0) - known.size(0), F.linear(x_low, a_low)
+        ctx.save_for_backward(x_low, low, a_low, b_low, inner)
+        ctx.scale, ctx.types = scale, (x.dtype, a.dtype, b.dtype)
+        new = F.linear(x_low[:n_new], low, None if bias is None else bias.to(known.dtype))
+        return torch.cat((new + scale * F.linear(inner[:n_new], b_low), known))
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight, a, b, inner = ctx.saved_tensors
+        narrow = ctx.scale * (grad @ b)
+        grads = grad @ weight + narrow @ a, narrow.T @ x, ctx.scale * (grad.T @ inner)
+        grad_x, grad_a, grad_b = (one.to(dtype) for one, dtype in zip(grads, ctx.types, strict=True))
+        return grad_x, None, None, grad_a, grad_b, None, None
 
 
 class _TokenLogprobs(Function):

@@ -1,22 +1,19 @@
 """Reinforcement learning from human feedback: the chat model practises, the reward model says how well it did."""
 
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from core_ml.events import Event, Log, Metric, Progress, Summary
+from core_ml.events import Event, Log, Metric
 from core_ml.feedback.config import RlhfConfig
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
-    from core_ml.feedback.gold import Gold
     from core_ml.model.gpt import GPT
-    from core_ml.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["RECIPE", "RlhfConfig", "run"]
-KEPT = (
-    "reward", "liked", "correct", "kl", "mean_tokens", "ended", "entropy", "clipfrac", "flat_groups", "group_std", "value_loss",
-)  # fmt: skip
 SIZES = {"prompts_per_step", "n_completions", "max_new_tokens", "kl_coef", "seed"}
 METHOD = {
     "algorithm", "kl_target", "clip", "entropy_coef", "passes", "minibatches", "gamma", "gae_lambda", "vf_coef", "value_clip",
@@ -34,10 +31,13 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback.policy import Actor, reference
     from core_ml.feedback.practice import Method, Practice, updates_per_step
     from core_ml.feedback.prompts import read_prompts
+    from core_ml.feedback.published import KEPT, publish
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.rewards import Rewards, Shaping
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
+    from core_ml.training import lora
+    from core_ml.training.guard import Guard
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.schedule import lr_share
     from core_ml.training.update import Update
@@ -46,7 +46,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     use_threads(config.threads)
     torch.manual_seed(config.seed)
     policy, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
-    chat = reference(workspace, tokenizer)
+    chat = reference(workspace, tokenizer, policy if config.lora_rank else None)
     models = {name: [RewardModel.load(one) for one in workspace.inputs(name)] for name in ("reward", "gold")}
     for model in (*models["reward"], *models["gold"]):
         model.model.requires_grad_(False)
@@ -64,10 +64,11 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     gold = yield from gold_of(
         config.gold, workspace, chat, tokenizer, models, [prompt.text for prompt in watched], config.seed
     )
+    if config.lora_rank is not None:
+        torch.manual_seed(config.seed)  # gold may have drawn, or been found ready
+        lora.adapt(policy, config.lora_rank, config.lora_alpha)
     actor = Actor(policy, values=config.algorithm == "ppo")
-    parameters = [p for name, p in actor.named_parameters() if not name.startswith("policy.value_head.")]
-    optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    notes: dict[str, Any] = {"history": [], "watched": []}
+    notes: dict[str, Any] = {"history": [], "watched": [], "seconds": 0.0, "tokens": 0}
     n_updates = updates_per_step(config.prompts_per_step, config.minibatches, config.passes)
 
     def share(update: int) -> float:
@@ -76,20 +77,23 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     def place(update: int) -> str:
         return f"It belonged to round {(update - 1) // n_updates + 1}."
 
+    update = Update(
+        actor,
+        actor.optimizers(config.optimizer, config.lr, config.muon_lr),
+        share,
+        notes=notes,
+        grad_clip=config.grad_clip,
+        ema=config.ema,
+        place=place,
+    )
+    # A policy's loss has no level to rise from: where all answers are equally long it is 0 before the first update.
+    update.guard = Guard(notes, config.spike, of="grad_norm")
     practice = Practice(
         actor=actor,
         chat=chat if config.needs_chat else None,
         tokenizer=tokenizer,
         rewards=rewards,
-        update=Update(
-            actor,
-            [optimizer],
-            share,
-            notes=notes,
-            grad_clip=config.grad_clip,
-            spread=config.spike,
-            place=place,
-        ),
+        update=update,
         prompts=practised,
         method=Method(**config.model_dump(include=METHOD), **config.resolved),
         notes=notes,
@@ -100,11 +104,15 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     )
 
     def advance(step: int) -> list[Event]:
+        begin = time.perf_counter()
         round = practice.step(step)
+        seconds, n_tokens = time.perf_counter() - begin, sum(round.rollouts.lengths)
+        notes["seconds"] += seconds
+        notes["tokens"] += n_tokens
         notes["history"].append({name: round.values[name] for name in KEPT if name in round.values})
         if config.keep_rollouts and (step == 1 or step % config.keep_rollouts == 0):
             kept.write(workspace.state / kept.FOLDER, step, round, tokenizer)
-        return [*round.logs, Metric(step, round.values)]
+        return [*round.logs, Metric(step, {**round.values, "tokens_per_second": n_tokens / seconds})]
 
     looks = Watch(
         policy,
@@ -119,7 +127,8 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     )
 
     def watch(step: int) -> Generator[Event, None, None]:
-        yield from looks.look(step)
+        with update.averaged():
+            yield from looks.look(step)
         if config.stop_early and looks.without_better >= config.stop_early and step < loop.steps:
             by = gold.said if gold else "the win rate"
             yield Log(
@@ -132,89 +141,31 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     loop = Loop(
         config.steps,
         advance,
-        practice.update.capture,
-        practice.update.read,
+        update.capture,
+        update.read,
         {"watch": Chore(every(config.eval_every, config.steps), watch)},
         notes,
         save_every=config.save_every,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
         message="practising",
     )
     yield from loop.run(workspace)
 
-    def restore(step: int) -> None:
-        """Put the weights of a look, whose state is kept, into the policy."""
-        if step:
-            kept_state = workspace.state_of(step)
-            assert kept_state is not None, step
-            practice.update.read(kept_state)
-        else:
-            begun, _ = checkpoint.load(workspace.input("checkpoint").path, policy.device)
-            policy.load_state_dict(begun.state_dict())
+    @contextmanager
+    def looked_at(step: int) -> Iterator["GPT"]:
+        """The network as it was at a look: of the last step, or of one whose state is kept."""
+        if not step:
+            yield checkpoint.load(workspace.input("checkpoint").path, policy.device)[0]
+            return
+        if step != loop.steps:
+            state = workspace.state_of(step)
+            assert state is not None, step
+            update.read(state)
+        with update.averaged():
+            yield lora.merged(policy)
 
-    yield from _publish(config, workspace, policy, tokenizer, notes, gold, restore)
-
-
-def _publish(
-    config: RlhfConfig,
-    workspace: Workspace,
-    policy: "GPT",
-    tokenizer: "Tokenizer",
-    notes: dict[str, Any],
-    gold: "Gold | None",
-    restore: Callable[[int], None],
-) -> Iterator[Event]:
-    from core_ml.feedback import kept, peak
-    from core_ml.feedback.reasons import headline, reasons
-    from core_ml.feedback.rlhf_report import begin_and_end, findings, reward_over_kl, stopped_improving
-    from core_ml.model import checkpoint
-
-    history, watched = notes["history"], notes["watched"]
-    yield Progress(watched[-1]["step"], watched[-1]["step"], message="publishing")
-    last, best = watched[-1]["step"], notes["best"]
-    summary = {"n_parameters": policy.config.n_parameters, "n_steps": last, **begin_and_end(history, watched)}
-    summary["best_step"], stopped = stopped_improving(watched)
-    harmed = peak.fell(watched)
-    summary |= {"peak_step": best, "stopped_early": notes.get("stopped_early", False)}
-    if gold:
-        summary["gold"] = gold.said
-    if fitted := peak.over_kl(watched):
-        summary["over_kl"] = fitted.as_dict()
-    summary["findings"] = [
-        *findings(watched[0], watched[-1], summary.get("kl_last")),
-        stopped,
-        *peak.findings(watched, gold.said if gold else None, config.keep),
-    ]
-    curves = {name: [h.get(name) for h in history] for name in KEPT}
-    for reason in reasons(curves, config.model_dump()):
-        yield Log(f"{headline(curves)} {reason.what} {reason.tries}")
-    if config.keep == "best" and best != last:
-        restore(best)
-    published = {"checkpoint": summary}
-    if config.keep == "last" and harmed and best:
-        published["peak"] = {**summary, "n_steps": best}
-    for name, values in published.items():
-        if name == "peak":
-            restore(best)
-        output = workspace.create(
-            name, "checkpoint", role="aligned", name=f"{workspace.name}-{name}" if name == "peak" else None
-        )
-        try:
-            checkpoint.save(policy, tokenizer, output.path)
-            yield workspace.made(name, output.finish(values))
-        finally:
-            output.discard()
-    rounds = workspace.state / kept.FOLDER
-    if config.keep_rollouts and rounds.is_dir():
-        answers = workspace.create("rollouts", "dataset", form="rollouts")
-        try:
-            n_rows = kept.collect(rounds, answers.path, last)
-            facts = {"n_rows": n_rows, "n_completions": config.n_completions, "n_steps": last}
-            yield workspace.made("rollouts", answers.finish(facts))
-        finally:
-            answers.discard()
-    if "kl" in history[0]:
-        yield reward_over_kl(history)
-    yield Summary(summary)
+    yield from publish(config, workspace, looked_at, tokenizer, notes, gold)
 
 
 def cost(config: RlhfConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
@@ -226,10 +177,15 @@ def cost(config: RlhfConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     n_looked = (config.steps // config.eval_every + 2) * config.n_watched * (1 + config.n_sampled)
     seconds += n_looked * 4e-9 * max(n_parameters, 300_000)
     n_tokens = config.steps // (config.keep_rollouts or config.steps + 1) * n_answers * config.max_new_tokens
+    # Weights of the policy, the chat model, the reward model and the sampler, and a state that is being written.
+    averaged = 4 * (config.ema is not None)
+    held, saved = (
+        (16 + 2 * averaged, 4 + averaged) if config.lora_rank else (28 + 2 * averaged, 12 + averaged)
+    )
     return Cost(
         seconds=seconds,
-        memory_bytes=600_000_000 + 28 * n_parameters,
-        disk_bytes=44 * n_parameters + 16 * n_tokens,
+        memory_bytes=600_000_000 + held * n_parameters,
+        disk_bytes=(8 + saved * (config.keep_last + 1)) * n_parameters + 16 * n_tokens,
         facts={"answers": f"{config.steps * n_answers:,}"},
     )
 
@@ -385,6 +341,17 @@ RECIPE = Recipe(
         Measure(
             "reward_disagreement", "Ensemble's spread", "", "lower", "By how much the reward models part."
         ),
+        Measure("loss", "Training loss", hint="Near 0 by its nature: it says nothing of progress."),
+        Measure("lr", "Learning rate", hint="Of the matrices, where Muon moves them; else of all weights."),
+        Measure("grad_norm", "Gradient norm"),
+        Measure(
+            "tokens_per_second",
+            "Speed",
+            "tokens/s",
+            "higher",
+            "Of answers: sampled, scored and learned from.",
+        ),
+        Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
     ),
     why=(
         "Why not train for the highest reward and nothing else?",

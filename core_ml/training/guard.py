@@ -1,6 +1,7 @@
 """What a training run does about a batch that would spoil it: skip it, go back, and only then give up.
 
-A loss that is no number, or one far above those before it, is not learned from. When several in a row are
+A loss that is no number, or one far above those before it, is not learned from; nor is a gradient that is far longer,
+where the loss has no level of its own. When several in a row are
 like that, the weights themselves are taken to be spoilt, and the run goes back to its last saved state and
 passes over the batches that were in trouble. What that does not mend is told to a person, with the batch.
 Source: the practice of Chowdhery et al. 2022, arXiv:2204.02311, section 5.1.
@@ -8,11 +9,11 @@ Source: the practice of Chowdhery et al. 2022, arXiv:2204.02311, section 5.1.
 
 import math
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from core_ml.errors import UserError
 
-WINDOW = 64  # losses that a new one is held against
+WINDOW = 64  # values that a new one is held against
 FEWEST = 32
 IN_A_ROW = 3
 RETURNS = 2
@@ -27,15 +28,19 @@ class Spoilt(Exception):
 
 
 class Guard:
-    """Looks at each loss before it is learned from. Its memory is JSON and is kept with the run's notes.
+    """Looks at each update before it is made. Its memory is JSON and is kept with the run's notes.
 
     Args:
-        spread: how many times the usual spread above the usual loss is too much; None looks for numbers only.
+        spread: how many times the usual spread above the usual value is too much; None looks for numbers only.
+        of: which value that is.
     """
 
-    def __init__(self, notes: dict[str, Any], spread: float | None) -> None:
-        self.notes, self.spread = notes, spread
-        notes.setdefault("guard", {"losses": [], "trouble": [], "returns": 0})
+    def __init__(
+        self, notes: dict[str, Any], spread: float | None, of: Literal["loss", "grad_norm"] = "loss"
+    ) -> None:
+        self.notes, self.spread, self.of = notes, spread, of
+        self.kept = "losses" if of == "loss" else "grad_norms"
+        notes.setdefault("guard", {"trouble": [], "returns": 0}).setdefault(self.kept, [])
 
     def passes_over(self, step: int) -> bool:
         """Whether this batch was in trouble before the run went back."""
@@ -50,7 +55,7 @@ class Guard:
         memory = self.notes["guard"]
         reason = self._reason(loss, grad_norm)
         if reason is None:
-            memory["losses"] = [*memory["losses"], loss][-WINDOW:]
+            memory[self.kept] = [*memory[self.kept], loss if self.of == "loss" else grad_norm][-WINDOW:]
             return None
         memory["trouble"] = [*memory["trouble"], step][-1000:]
         last = memory["trouble"][-IN_A_ROW:]
@@ -70,12 +75,13 @@ class Guard:
             return f"the loss is {loss}"
         if not math.isfinite(grad_norm):
             return f"the gradient's norm is {grad_norm}"
-        losses = self.notes["guard"]["losses"]
-        if self.spread is None or len(losses) < FEWEST:
+        before = self.notes["guard"][self.kept]
+        if self.spread is None or len(before) < FEWEST:
             return None
-        usual = median(losses)
+        value, named = (loss, "loss") if self.of == "loss" else (grad_norm, "gradient's norm")
+        usual = median(before)
         # The median of distances, scaled to a normal distribution's deviation; a flat curve has some noise too.
-        spread = max(1.4826 * median(abs(one - usual) for one in losses), 0.02 * abs(usual))
-        if loss > usual + self.spread * spread:
-            return f"the loss {loss:.3g} is far above the usual {usual:.3g}"
+        spread = max(1.4826 * median(abs(one - usual) for one in before), 0.02 * abs(usual))
+        if value > usual + self.spread * spread:
+            return f"the {named} {value:.3g} is far above the usual {usual:.3g}"
         return None

@@ -4,6 +4,8 @@ Source: Hu et al. 2021, arXiv:2106.09685. Optimizer state is kept for the adapte
 fraction of the memory; merged, they leave a network of the same shape, as quick as before.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +59,18 @@ def adapt(model: GPT, rank: int, alpha: float) -> list[nn.Parameter]:
         for name in LAYERS:
             setattr(block, name, Adapted(getattr(block, name), rank, alpha))
     return [param for param in model.parameters() if param.requires_grad]
+
+
+def sharing(model: GPT) -> GPT:
+    """A second network of the very same tensors: adapters that are put into one of them do not reach the other."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def merged(model: GPT) -> GPT:
+    """A network of the first shape with the adapters added, while the one that learns stays as it is."""
+    found = sharing(model)
+    merge(found)
+    return found
 
 
 def merge(model: GPT) -> None:

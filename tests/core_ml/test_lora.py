@@ -52,6 +52,22 @@ def test_merged_it_is_the_network_it_was_adapted_from_in_shape_and_the_tuned_one
     torch.testing.assert_close(model(ids), tuned, atol=1e-4, rtol=1e-4)
 
 
+def test_a_copy_of_the_same_tensors_stays_without_the_adapters_of_the_other() -> None:
+    model, ids = network(), torch.randint(0, 40, (2, 9))
+    before, base = model(ids), lora.sharing(model)
+    for param in lora.adapt(model, 2, 4.0):
+        torch.nn.init.normal_(param, std=0.1)
+    assert torch.equal(base(ids), before) and not torch.allclose(model(ids), before, atol=1e-2)
+    own, its = dict(base.named_parameters()), dict(model.named_parameters())
+    assert all(its[name].data_ptr() == param.data_ptr() for name, param in own.items())
+    merged = lora.merged(model)
+    assert {name: param.shape for name, param in merged.named_parameters()} == {
+        name: param.shape for name, param in own.items()
+    }
+    torch.testing.assert_close(merged(ids), model(ids), atol=1e-4, rtol=1e-4)
+    assert isinstance(model.blocks[0].qkv, lora.Adapted)  # it goes on learning
+
+
 def test_a_rank_that_saves_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="lora_rank is 32, and the narrowest matrix of this network has 32"):
         lora.adapt(network(), 32, 8.0)

@@ -169,9 +169,10 @@ def inputs(tmp_path_factory):
 
 
 def curve(events):
-    """All points but memory, which depends on what the process did before."""
+    """All points but memory and speed, which depend on what else the machine did."""
+    of_the_machine = {"memory_gb", "tokens_per_second"}
     return [
-        (event.step, {name: value for name, value in event.values.items() if name != "memory_gb"})
+        (event.step, {name: value for name, value in event.values.items() if name not in of_the_machine})
         for event in events
         if isinstance(event, Metric)
     ]
@@ -220,6 +221,8 @@ SAME_SEED = {
     "rloo": {},
     "grpo": {"algorithm": "grpo", "reward_normalize": True, "minibatches": 1, "passes": 2},
     "ppo": {"algorithm": "ppo", "kl_target": 1.0, "eos_penalty": 1.0},
+    "lora": {"algorithm": "ppo", "lora_rank": 4, "ema": 0.5},
+    "muon": {"algorithm": "ppo", "optimizer": "muon"},
 }
 
 
@@ -247,6 +250,71 @@ def test_the_same_seed_gives_the_same_curve_and_a_stopped_run_goes_on_to_the_bit
         for name in ("whole", "stopped")
     ]
     assert digests[0] == digests[1]
+
+
+def aligned(path, inputs, **changes):
+    """The model that a run publishes, the one it began with, and what the run told."""
+    config = RlhfConfig.model_validate(SMALL.model_dump() | {"steps": 3} | changes)
+    events = list(run(config, workspace(path, inputs)))
+    return (
+        checkpoint.load(path / "out" / "checkpoint")[0],
+        checkpoint.load(inputs["checkpoint"].path)[0],
+        events,
+    )
+
+
+def test_adapters_learn_and_the_aligned_model_is_the_merged_one(tmp_path, inputs):
+    model, start, events = aligned(tmp_path, inputs, lora_rank=4)
+    now, before = dict(model.named_parameters()), dict(start.named_parameters())
+    moved = {name for name in before if not torch.equal(now[name], before[name])}
+    assert now.keys() == before.keys()
+    assert moved == {f"blocks.{n}.{name}.weight" for n in range(2) for name in ("qkv", "out", "up", "down")}
+    points = [values for _, values in curve(events) if "loss" in values]
+    # The chat model is the same weights without the adapters, which are nothing at first and something afterwards.
+    assert points[0]["kl"] == pytest.approx(0, abs=1e-5) and points[-1]["kl"] > 1e-4
+    difference = now["blocks.0.up.weight"] - before["blocks.0.up.weight"]
+    assert torch.linalg.matrix_rank(difference, atol=1e-6) == 4
+
+
+def test_muon_moves_the_matrices_and_adamw_what_it_moved_before(tmp_path, inputs):
+    by_adamw, start, _ = aligned(tmp_path / "adamw", inputs)
+    by_muon, _, events = aligned(tmp_path / "muon", inputs, optimizer="muon", muon_lr=0.02)
+    assert all(values["lr"] <= 0.02 for _, values in curve(events) if "lr" in values)
+    moves = []
+    for model in (by_adamw, by_muon):
+        move = model.blocks[0].up.weight - start.blocks[0].up.weight
+        moves.append(torch.linalg.svdvals(move))
+        assert not torch.equal(model.embedding.weight, start.embedding.weight)
+    # Every direction moves alike: the least moved half is not far behind the most moved one.
+    spread = [values[len(values) // 2] / values[0] for values in moves]
+    assert spread[1] > spread[0]
+
+
+def test_looks_and_the_aligned_model_have_the_average_weights(tmp_path, inputs):
+    newest, start, _ = aligned(tmp_path / "newest", inputs)
+    averaged, _, _ = aligned(tmp_path / "averaged", inputs, ema=0.9)
+    # Practice is the same, so that the average lies between the beginning and the newest weights.
+    way = (newest.embedding.weight - start.embedding.weight).norm()
+    assert 0 < (averaged.embedding.weight - start.embedding.weight).norm() < 0.5 * way
+    still, _, events = aligned(tmp_path / "still", inputs, ema=1 - 1e-9)
+    assert torch.allclose(still.embedding.weight, start.embedding.weight, atol=1e-6)
+    looked = [values for _, values in curve(events) if "val_reward" in values]
+    assert looked[0] == looked[-1]
+
+
+def test_states_are_kept_by_the_rule(tmp_path, inputs):
+    aligned(tmp_path, inputs, steps=5, eval_every=5, keep_every=2)
+    kept = {path.name for path in (tmp_path / "state").glob("step-*")}
+    assert {"step-00000002", "step-00000004"} <= {f"step-{int(name.split('-')[1]):08}" for name in kept}
+
+
+def test_the_speed_and_the_memory_of_each_round_are_told(tmp_path, inputs):
+    _, _, events = aligned(tmp_path, inputs)
+    rounds = [event.values for event in events if isinstance(event, Metric) and "loss" in event.values]
+    assert all(values["tokens_per_second"] > 0 and values["memory_gb"] > 0 for values in rounds)
+    summary = [event for event in events if isinstance(event, Summary)][-1].values
+    assert summary["tokens"] == pytest.approx(sum(values["mean_tokens"] * 16 for values in rounds))
+    assert summary["tokens_per_second"] > 0
 
 
 def test_the_answers_of_each_round_are_kept_with_what_was_made_of_them(tmp_path, inputs):
@@ -326,6 +394,7 @@ def test_a_loss_that_is_no_number_is_passed_over_and_told(tmp_path, inputs, monk
         ({"kl_estimator": "k1"}, "no gradient on average"),
         ({"kl_target": 5, "kl_coef": 0}, "kl_target steers kl_coef"),
         ({"algorithm": "dpo"}, "rloo"),
+        ({"optimizer": "muon", "lora_rank": 4}, "learn by adamw"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_the_mend(config, complaint):

@@ -10,6 +10,7 @@ from core_ml.feedback.remembered import sample
 from core_ml.feedback.reward_model import read_rewards
 from core_ml.model import device
 from core_ml.model.gpt import rotate
+from core_ml.training import lora
 from tests.core_ml.models import small_model
 
 PROMPTS = [[4, 5, 6, 7, 8, 9, 10], [11, 12, 13]]
@@ -69,6 +70,55 @@ def test_logprobs_and_gradients_are_those_of_whole_rows(changes, remembered):
     assert got.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-5 * gradient.abs().max().item())
+
+
+def adapted(**changes):
+    """A network whose adapters have learned something already."""
+    model = small_model(340, **changes)
+    for parameter in lora.adapt(model, 4, 8.0):
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("remembered", [False, True])
+def test_what_sampling_records_of_an_adapted_network_is_a_fresh_pass_of_the_merged_one(changes, remembered):
+    model = adapted(**changes)
+    rows, completions, recording = drawn(model)
+    told = [logprob for done in completions for logprob in done.logprobs]
+    with torch.no_grad():
+        fresh = by_whole_rows(lora.merged(model), rows).tolist()
+        base = by_whole_rows(small_model(340, **changes), rows).tolist()
+    assert told == pytest.approx(fresh, abs=1e-5)
+    assert told != pytest.approx(base, abs=0.1)
+    wanted = by_whole_rows(model, rows)
+    weights = torch.randn(len(wanted), generator=torch.Generator().manual_seed(0))
+    (wanted * weights).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    layout, known = lay_out(PROMPTS, [answer for _, answer in rows], model.device), {}
+    if remembered:
+        layout, known = recording.of(rows, range(len(rows)), N, model.device)
+    got = shared.token_logprobs(shared.logits(model, shared.hidden(model, layout, known), known), layout)
+    (got * weights).sum().backward()
+    assert got.tolist() == pytest.approx(fresh, abs=1e-5)
+    learned = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learned == gradients.keys() and all(name[-2:] in (".a", ".b") for name in learned)
+    for name, gradient in gradients.items():
+        found = model.get_parameter(name).grad
+        assert torch.allclose(found, gradient, atol=1e-5 * gradient.abs().max().item()), name
+
+
+def test_an_adapted_layers_known_product_is_looked_up_and_not_computed():
+    model = adapted()
+    rows, _, recording = drawn(model)
+    layout, known = recording.of(rows, range(len(rows)), N, model.device)
+    asked = []
+    for block in model.blocks:
+        for name in lora.LAYERS:
+            getattr(block, name).register_forward_hook(lambda *_: asked.append(1))
+    shared.hidden(model, layout, known)
+    assert not asked
 
 
 def test_the_recording_holds_the_samplers_own_numbers_and_those_of_some_groups():
