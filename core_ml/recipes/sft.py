@@ -7,10 +7,21 @@ from typing import Any, Literal
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
-from core_ml.training.schedule import Schedule, lr_share
+from core_ml.training.config import (
+    OPTIMIZER,
+    REPORTS,
+    Cooldown,
+    GradClip,
+    Processes,
+    SaveEvery,
+    ScheduleName,
+    Spike,
+    Threads,
+    Warmup,
+)
+from core_ml.training.schedule import lr_share
 from core_ml.workspace import Workspace
 
-OPTIMIZER, REPORTS, MACHINE = "Optimizer", "Reports", "Machine"
 CORE_FLOPS = 1e11  # of a processor core in a second; batches here are smaller than in pretraining
 TOKENS_PER_CONVERSATION = 40  # where the dataset does not say
 
@@ -34,16 +45,11 @@ class SftConfig(RecipeConfig):
     adam_lr: float = setting(
         8e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
     )
-    schedule: Schedule = setting(
-        "wsd", "wsd warms up, stays and cools down; cosine falls all the way.", group=OPTIMIZER
-    )
-    warmup: float = setting(
-        0.02, "Share of the steps over which the rate rises.", group=OPTIMIZER, ge=0, le=1
-    )
-    cooldown: float = setting(0.6, "Share of the steps over which wsd falls.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float | None = setting(
-        None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
-    )
+    schedule: ScheduleName = "wsd"
+    warmup: Warmup = 0.02
+    cooldown: Cooldown = 0.6
+    grad_clip: GradClip = None
+    spike: Spike = 10.0
     lora_rank: int | None = setting(
         None,
         "Train small matrices of this rank beside the network's own, which takes a fraction of the memory; none "
@@ -69,17 +75,9 @@ class SftConfig(RecipeConfig):
         5, "Held-out questions that are answered in each round.", group=REPORTS, ge=0, le=64
     )
     sample_tokens: int = setting(48, "Longest sampled answer.", unit="tokens", group=REPORTS, ge=1, le=4096)
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
-    threads: int | None = setting(
-        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
-    )
-    processes: int | None = setting(
-        None,
-        "Processes that share each update, under torchrun; by default one for each GPU, one without.",
-        group=MACHINE,
-        ge=1,
-        le=1024,
-    )
+    save_every: SaveEvery = 20.0
+    threads: Threads = None
+    processes: Processes = None
 
 
 def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
@@ -126,6 +124,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         lambda step: lr_share(step - 1, batches.steps, config.schedule, config.warmup, config.cooldown),
         notes=notes,
         grad_clip=config.grad_clip,
+        spread=config.spike,
     )
 
     def advance(step: int) -> list[Event]:

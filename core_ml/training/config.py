@@ -1,4 +1,4 @@
-"""What a pretraining run can be told; readable without torch."""
+"""What a pretraining run can be told, and the settings that every kind of training shares; readable without torch."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +12,75 @@ from core_ml.training.schedule import Schedule
 DATA, NETWORK, OPTIMIZER, REPORTS, MACHINE = "Data", "Network", "Optimizer", "Reports", "Machine"
 CORE_FLOPS = 1.5e11
 """What one processor core does of a small network's operations in a second, measured."""
+
+# What any recipe that trains may offer: it names those that it heeds, where its form wants them and with its own
+# default. `None` is "off" for those that may be it.
+ScheduleName = Annotated[
+    Schedule,
+    setting("wsd", "wsd warms up, stays and cools down; cosine falls all the way.", group=OPTIMIZER),
+]
+Warmup = Annotated[
+    float, setting(0.02, "Share of the steps over which the rate rises.", group=OPTIMIZER, ge=0, le=1)
+]
+Cooldown = Annotated[
+    float, setting(0.5, "Share of the steps over which wsd falls.", group=OPTIMIZER, ge=0, le=1)
+]
+GradClip = Annotated[
+    float | None,
+    setting(None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0),
+]
+Ema = Annotated[
+    float | None,
+    setting(
+        None,
+        "Weight of the past in a running average of the weights, which is then measured and published: 0.99 "
+        "averages the last hundred updates.",
+        group=OPTIMIZER,
+        gt=0,
+        lt=1,
+    ),
+]
+Spike = Annotated[
+    float | None,
+    setting(
+        10.0,
+        "Updates whose loss stands so many usual spreads above the usual are passed over; three in a row send the "
+        "run back to its last saved state.",
+        group=OPTIMIZER,
+        gt=0,
+    ),
+]
+SaveEvery = Annotated[float, setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)]
+KeepLast = Annotated[int, setting(2, "Newest saved states that are kept.", group=MACHINE, ge=2, le=1000)]
+KeepEvery = Annotated[
+    int | None,
+    setting(None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1),
+]
+Threads = Annotated[
+    int | None,
+    setting(
+        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
+    ),
+]
+Recompute = Annotated[
+    bool,
+    setting(
+        False,
+        "Keep each layer's input only and make the rest anew in the backward pass: a third slower, for networks "
+        "that do not fit in memory otherwise.",
+        group=MACHINE,
+    ),
+]
+Processes = Annotated[
+    int | None,
+    setting(
+        None,
+        "Processes that share each update, under torchrun; by default one for each GPU, one without.",
+        group=MACHINE,
+        ge=1,
+        le=1024,
+    ),
+]
 
 
 class PretrainConfig(RecipeConfig):
@@ -76,31 +145,12 @@ class PretrainConfig(RecipeConfig):
     adam_lr: float = setting(
         6e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
     )
-    schedule: Schedule = setting(
-        "wsd", "wsd warms up, stays and cools down; cosine falls all the way.", group=OPTIMIZER
-    )
-    warmup: float = setting(
-        0.02, "Share of the steps over which the rate rises.", group=OPTIMIZER, ge=0, le=1
-    )
-    cooldown: float = setting(0.5, "Share of the steps over which wsd falls.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float | None = setting(
-        None, "Longest gradient; longer ones are scaled down.", group=OPTIMIZER, gt=0
-    )
-    ema: float | None = setting(
-        None,
-        "Weight of the past in a running average of the weights, which is then measured and published: 0.99 "
-        "averages the last hundred updates.",
-        group=OPTIMIZER,
-        gt=0,
-        lt=1,
-    )
-    spike: float | None = setting(
-        10.0,
-        "Updates whose loss stands so many usual spreads above the usual are passed over; three in a row send the "
-        "run back to its last saved state.",
-        group=OPTIMIZER,
-        gt=0,
-    )
+    schedule: ScheduleName = "wsd"
+    warmup: Warmup = 0.02
+    cooldown: Cooldown = 0.5
+    grad_clip: GradClip = None
+    ema: Ema = None
+    spike: Spike = 10.0
     val_share: float = setting(
         0.05,
         "Share of the text kept for validation, whole hosts where there are many.",
@@ -124,38 +174,23 @@ class PretrainConfig(RecipeConfig):
     publish: Literal["last", "best"] = setting(
         "last", "The weights after the last update, or those that did best on validation text.", group=REPORTS
     )
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
-    keep_last: int = setting(2, "Newest saved states that are kept.", group=MACHINE, ge=2, le=1000)
-    keep_every: int | None = setting(
-        None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1
-    )
+    save_every: SaveEvery = 20.0
+    keep_last: KeepLast = 2
+    keep_every: KeepEvery = None
     shard: bool = setting(
         False,
         "Keep one share of every layer's weights and optimizer state on each process, for networks that do not fit "
         "on one GPU.",
         group=MACHINE,
     )
-    threads: int | None = setting(
-        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
-    )
+    threads: Threads = None
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
         "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough.",
         group=MACHINE,
     )
-    recompute: bool = setting(
-        False,
-        "Keep each layer's input only and make the rest anew in the backward pass: a third slower, for networks "
-        "that do not fit in memory otherwise.",
-        group=MACHINE,
-    )
-    processes: int | None = setting(
-        None,
-        "Processes that share each update, under torchrun; by default one for each GPU, one without.",
-        group=MACHINE,
-        ge=1,
-        le=1024,
-    )
+    recompute: Recompute = False
+    processes: Processes = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -176,3 +176,27 @@ def test_inputs_that_do_not_fit_are_refused_by_name(inputs: dict[str, Path], tmp
     (damaged / "model.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="is damaged"):
         read_inputs(RECIPE, {"checkpoint": [damaged], "conversations": [inputs["conversations"]]})
+
+
+def test_a_loss_far_above_the_usual_is_not_learned_from(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core_ml.training import loss
+
+    real, made = loss.masked_backward, 0
+
+    def masked_backward(*args: object) -> object:
+        nonlocal made
+        made += 1
+        found = real(*args)
+        return found * 50 if made == 40 else found
+
+    monkeypatch.setattr(loss, "masked_backward", masked_backward)
+    options = {"batch_tokens": 96, "epochs": 3, "muon_lr": 1e-3, "adam_lr": 1e-3}
+    guarded = run(small.workspace(RECIPE, tmp_path / "guarded", **inputs), **options)
+    logs = [event.message for event in guarded if isinstance(event, Log)]
+    assert len(logs) == 1 and logs[0].startswith("Update 40 was passed over: the loss")
+    made = 0
+    told = run(small.workspace(RECIPE, tmp_path / "told", **inputs), **options, spike=None)
+    assert not [event for event in told if isinstance(event, Log)]
+    assert len(small.curves(told)["loss"]) == len(small.curves(guarded)["loss"]) + 1
