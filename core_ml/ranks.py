@@ -80,10 +80,10 @@ def first_alone() -> Iterator[None]:
     """The others enter when the first has left: it has prepared the files that they find ready."""
     join()
     if not is_first():
-        _barrier()
+        summed(0.0)
     yield
     if is_first():
-        _barrier()
+        summed(0.0)
 
 
 def total(model: "nn.Module", loss: "Tensor") -> "Tensor":
@@ -133,12 +133,15 @@ def reduce(tensor: "Tensor") -> "Tensor":
     return tensor
 
 
-def _barrier() -> None:
+def summed(value: float) -> float:
+    """The sum of one number of each rank. All must ask at the same time."""
+    if count() == 1:
+        return value
     import torch
 
     from core_ml.model.device import choose
 
-    reduce(torch.zeros(1, device=choose()))
+    return reduce(torch.tensor([value], dtype=torch.float32, device=choose())).item()
 
 
 def _leave(error: Exception) -> NoReturn:
