@@ -18,6 +18,7 @@ ORDER = (
     "sft",
     "rollouts",
     "reward",
+    "uncertainty",
     "rlhf",
     "hunt",
     "best_of_n",

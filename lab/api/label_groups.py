@@ -49,7 +49,8 @@ def set_uncertainty(request: HttpRequest, id: Number, data: UncertaintyIn) -> di
     """Say how far the reward models of an ensemble disagree about groups: the uncertain come first, if so set.
 
     Give the spread, over the members, of the probability that one answer beats another. That of their scores prefers
-    answers of unlike form, about which every member may be sure (measured in benchmarks/selection.py).
+    answers of unlike form, about which every member may be sure (measured in benchmarks/selection.py). A run of the kind
+    `uncertainty` over the project's rollouts computes it from the lab's reward models, and its end stores it here.
     """
     project = get_object_or_404(queries.visible(), pk=id)
     return {"groups": services.set_uncertainty(project, data.scores)}

@@ -33,6 +33,8 @@ class Project(models.Model):
     """One in so many groups that a labeler gets is gold, while there are gold ones; 0 for none."""
     repeat_every = models.IntegerField(default=0)
     """One in so many groups that a labeler gets is one that they ranked before; 0 for none."""
+    scored_by = models.BigIntegerField(default=0)
+    """The newest run whose uncertainties were taken over, by its number: it may be deleted since. 0 for none."""
     created = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey("Account", models.SET_NULL, null=True)
     closed = models.DateTimeField(null=True)

@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import path
+from django.urls import path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
@@ -16,7 +16,7 @@ from lab.pages import label_course, label_settings
 from lab.pages.label_decide import decide
 from lab.pages.orders import duel
 from lab.pages.ranking import label, label_project
-from lab.queries import agreement, artifacts, orders
+from lab.queries import agreement, artifacts, doubts, orders
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -90,6 +90,7 @@ def _shown(request: HttpRequest, project: Project, values: Any = None, errors: A
         "export_url": f"/api/v1/labeling/projects/{project.pk}/export",
         "reward_models": _reward_models(exports),
         "duel": duel(request, project),
+        "doubts": doubts.of(project),
         **label_settings.fields(values or label_settings.of(project), errors or {}),
     }
     return render(request, "labeling/project.html", context, status=422 if errors else 200)
@@ -172,6 +173,20 @@ def export(request: HttpRequest, id: int) -> HttpResponse:
 
 
 @require_POST
+def ask(request: HttpRequest, id: int) -> HttpResponse:
+    """Queue the run that asks reward models which of the project's groups are uncertain."""
+    project = _get(id)
+    try:
+        run = services.ask(project, request.POST.getlist("reward")[:20], request.user)  # type: ignore[arg-type]
+    except Invalid as error:
+        text = error.errors[0].message if request.POST.getlist("reward") else "choose a reward model to ask"
+        messages.error(request, f"{text[:1].upper()}{text[1:]}.")
+    else:
+        messages.info(request, f"Run {run.pk} asks the reward models; the groups have their scores when it has ended.")  # fmt: skip
+    return redirect(f"{reverse('labeling_project', args=[id])}#uncertain")
+
+
+@require_POST
 def close(request: HttpRequest, id: int) -> HttpResponse:
     services.close(_get(id))
     messages.info(request, f"The project takes no more rankings since {timezone.localtime():%H:%M}.")
@@ -204,6 +219,7 @@ urlpatterns = [
     path("labeling/<int:id>/settings", settings, name="labeling_settings"),
     path("labeling/<int:id>/groups/<int:task>", decide, name="labeling_decide"),
     path("labeling/<int:id>/export", export, name="labeling_export"),
+    path("labeling/<int:id>/uncertain", ask, name="labeling_ask"),
     path("labeling/<int:id>/close", close, name="labeling_close"),
     path("labeling/<int:id>/reopen", reopen, name="labeling_reopen"),
 ]

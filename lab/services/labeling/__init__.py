@@ -1,6 +1,7 @@
 """Labelling: projects over rollouts, leased groups, rankings handed in and taken back, gold and settled groups, export."""
 
 from lab.services.labeling.checks import set_gold, settle, unsettle
+from lab.services.labeling.doubts import ask, take_scores
 from lab.services.labeling.export import export, rows
 from lab.services.labeling.handout import (
     LEASE,
@@ -37,6 +38,7 @@ __all__ = [
     "MAX_TEXT",
     "SAID",
     "SCALES",
+    "ask",
     "change",
     "close",
     "create_project",
@@ -51,6 +53,7 @@ __all__ = [
     "set_uncertainty",
     "settle",
     "skip",
+    "take_scores",
     "undo",
     "unsettle",
 ]
