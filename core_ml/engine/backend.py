@@ -92,6 +92,8 @@ class Job:
     """Whether pieces are wanted as they come; a whole answer at the end costs less on the way."""
     top_logprobs: int | None = None
     """None for no log-probabilities at all, which is quicker."""
+    client: str = ""
+    """Who asks: places are shared out among clients. Empty for a client of its own."""
 
 
 class Generation(Protocol):

@@ -19,6 +19,8 @@ CACHE_BYTES = 1 << 30
 """Keys and values of one model's running rows; more rows wait."""
 PREFIX_BYTES = 256 << 20
 """Keys and values of what one model has read lately."""
+KEPT = 8
+"""For so many places there is one more, for clients who have none."""
 READ_AT_ONCE = 1024
 """Prompt tokens that are read before the running rows get their next token."""
 
@@ -53,7 +55,9 @@ class Batch:
         if self.rows:
             self.sampler.step()
             self._leave([row for row in self.rows if self._give(row)])
-        self._joining = self.waiting.take(self.rows, self.max_rows - len(self.rows), READ_AT_ONCE)
+        n_kept = self.max_rows // KEPT
+        n_free = self.max_rows + n_kept - len(self.rows)
+        self._joining = self.waiting.take(self.rows, n_free, READ_AT_ONCE, n_kept)
         if self._joining:
             self.sampler.join(self._joining)
             for row in self._joining:

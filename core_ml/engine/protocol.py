@@ -192,8 +192,9 @@ def usage(generation: Generation) -> dict[str, int]:
     }
 
 
-def completion_job(request: CompletionRequest) -> Job:
+def completion_job(request: CompletionRequest, client: str) -> Job:
     return Job(
+        client=client,
         prompts=request.prompts,
         max_tokens=request.max_tokens,
         echo=request.echo,
@@ -202,9 +203,10 @@ def completion_job(request: CompletionRequest) -> Job:
     )
 
 
-def chat_job(request: ChatRequest) -> Job:
+def chat_job(request: ChatRequest, client: str) -> Job:
     wanted = request.max_completion_tokens
     return Job(
+        client=client,
         messages=[message.plain() for message in request.messages],
         tools=[tool.model_dump(exclude_none=True) for tool in request.tools],
         tool_choice=request.choice,

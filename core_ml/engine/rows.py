@@ -17,7 +17,7 @@ class Row(sampler.Row):
     emit: Callable[[Piece, int], None]
     """Takes the next piece, and how many tokens were sampled for it."""
     owner: object = field(default_factory=object)
-    """Whose row it is: places are shared out among owners, not among rows."""
+    """The client whose row it is: places are shared out among owners, not among rows or requests."""
     top_logprobs: int | None = None
     """None where no log-probabilities are asked for."""
     echo: str | None = None

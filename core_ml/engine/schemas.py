@@ -76,6 +76,8 @@ class SamplingRequest(BaseModel):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
+    user: str | None = None
+    """Whose request it is, where one caller asks for several: each takes turns as a client of its own."""
 
     @field_validator(
         "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "n",

@@ -27,6 +27,8 @@ from core_ml.engine.sources import Sources
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 << 20
+ACCOUNT = "x-account"
+"""The header in which a lab says for which of its accounts it asks."""
 Done = TypeVar("Done")
 
 
@@ -130,7 +132,9 @@ async def completions(request: Request) -> Response:
     entry, backend = await request.app.state.models.get(asked.model)
     check_known(asked, backend.takes, entry.backend)
     answer = CompletionAnswer(entry.id, backend, asked)
-    generation = await _unless_gone(request, backend.start(completion_job(asked)))
+    generation = await _unless_gone(
+        request, backend.start(completion_job(asked, _client(request, asked.user)))
+    )
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
 
 
@@ -140,8 +144,19 @@ async def chat_completions(request: Request) -> Response:
     entry, backend = await request.app.state.models.get(asked.model)
     check_known(asked, backend.takes, entry.backend)
     answer = ChatAnswer(entry.id, backend, asked)
-    generation = await _unless_gone(request, backend.start(chat_job(asked)))
+    generation = await _unless_gone(request, backend.start(chat_job(asked, _client(request, asked.user))))
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
+
+
+def _client(request: Request, user: str | None) -> str:
+    """Who takes turns with the others: the account that a lab speaks for, else the caller's `user`, else the caller.
+
+    A lab's word goes first, or one of its accounts could take the turns of many by naming many users.
+    """
+    if account := request.headers.get(ACCOUNT):
+        return f"account {account}"
+    host = request.client.host if request.client else "socket"
+    return f"{host} {request.headers.get('authorization', '')} {user or ''}"
 
 
 def _check_sources(request: Request) -> None:

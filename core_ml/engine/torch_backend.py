@@ -77,7 +77,7 @@ class TorchBackend:
                         draws=random.Random(f"{seed}:{choice}"),
                         text=TextStream(job.stop, len(echo or "")),
                         emit=generation.emit,
-                        owner=generation,
+                        owner=job.client or generation,
                         top_logprobs=job.top_logprobs,
                         echo=echo,
                         n_hidden=n_hidden[place],

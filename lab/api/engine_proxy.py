@@ -51,7 +51,7 @@ async def _forward(request: Any, address: str) -> HttpResponseBase:
     content = request.body if request.method == "POST" else None
     try:
         client, answer = await engine.send(
-            request.method, address, content, request.headers.get("Content-Type", "")
+            request.method, address, content, request.headers.get("Content-Type", ""), request.user.pk
         )
     except engine.Absent as error:
         return _error(503, str(error))

@@ -37,12 +37,13 @@ class Refused(Exception):
 
 
 async def send(
-    method: str, path: str, content: bytes | None, kind: str
+    method: str, path: str, content: bytes | None, kind: str, account: int
 ) -> tuple[httpx.AsyncClient, httpx.Response]:
     """The head of the engine's answer, which knows every model of the lab; close both when it has been read.
 
     Args:
         kind: of the content: application/json.
+        account: who asks, so that accounts take turns at the engine.
     Raises: Absent.
     """
     sources = await sync_to_async(served.sources)()
@@ -52,7 +53,7 @@ async def send(
             HTTPMethod(method),
             httpx.URL(path=path),
             content=content,
-            headers={"Content-Type": kind, "x-sources": sources["version"]},
+            headers={"Content-Type": kind, "x-sources": sources["version"], "x-account": str(account)},
         )
         answer = await client.send(asked, stream=True)
         if answer.status_code == 428:  # the engine was started anew, or the list has changed
@@ -71,13 +72,13 @@ async def send(
     return client, answer
 
 
-async def stream(path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of a streamed answer. Whoever stops reading closes the connection, and the engine stops sampling.
+async def stream(path: str, body: dict[str, Any], account: int) -> AsyncGenerator[dict[str, Any], None]:
+    """The events of an account's streamed answer. Whoever stops reading closes the connection, and the engine stops sampling.
 
     Raises: Absent; Refused with what the engine said.
     """
     client, answer = await send(
-        "POST", path, json.dumps(body | {"stream": True}).encode(), "application/json"
+        "POST", path, json.dumps(body | {"stream": True}).encode(), "application/json", account
     )
     try:
         if answer.status_code != 200:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from core_ml.model import checkpoint
-from core_ml.model.gpt import GPT
+from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.tokenizer.tokenizer import Tokenizer
 from tests.engines import CONTEXT, KEY, running, write_checkpoint
 
@@ -261,6 +262,52 @@ async def test_streams_of_several_clients_move_side_by_side(url: str) -> None:
         assert max(order.index(who) for who in range(3)) < min(
             len(order) - order[::-1].index(w) for w in range(3)
         )
+
+
+@pytest.mark.parametrize(
+    ("flooding", "modest"),
+    [
+        ({"user": "greedy"}, {"user": "modest"}),
+        ({"headers": {"x-account": "1"}}, {"headers": {"x-account": "2"}, "user": "greedy"}),
+    ],
+    ids=["users of one key", "accounts of a lab"],
+)
+async def test_a_client_waits_for_its_turn_and_not_for_all_requests_of_another(
+    url: str, root: Path, flooding: dict[str, Any], modest: dict[str, Any]
+) -> None:
+    """100 requests ask for 2,000 completions of 400 tokens at once; another client asks for one after the other."""
+    config = GPTConfig(
+        vocab_size=304, n_layer=2, n_head=4, n_kv_head=2, d_model=32, max_seq_len=512, ff_mult=2
+    )
+    write_checkpoint(root, "abcd7777", name="slow", config=config)
+    key = {"Authorization": f"Bearer {KEY}"}
+    body = {"model": "slow", "prompt": "the cat", "max_tokens": 400, "n": 20, "stream": True}
+    limits = httpx.Limits(max_connections=None)
+    try:
+        async with httpx.AsyncClient(base_url=url, headers=key, timeout=60, limits=limits) as http:
+
+            async def ask(who: dict[str, Any], **more: Any) -> httpx.Response:
+                asked = body | {name: value for name, value in who.items() if name != "headers"} | more
+                request = http.build_request(
+                    "POST", "/v1/completions", json=asked, headers=who.get("headers")
+                )
+                answer = await http.send(request, stream=True)
+                assert answer.status_code == 200
+                return answer
+
+            async def waiting() -> int:
+                return int((await http.get("/health")).json()["waiting"])
+
+            flood = await asyncio.gather(*(ask(flooding) for _ in range(100)))
+            before = await waiting()
+            for seed in range(5):
+                text = await (await ask(modest, n=1, max_tokens=5, seed=seed)).aread()
+                assert text.endswith(b"data: [DONE]\n\n")
+            # Meanwhile one round of the others' 64 places may have ended, and not the rounds of 100 requests.
+            assert before > 1000 and before - await waiting() <= 64
+            await asyncio.gather(*(answer.aclose() for answer in flood))
+    finally:
+        shutil.rmtree(root / "abcd7777")
 
 
 def test_a_caller_who_leaves_stops_the_sampling(url: str, client: openai.OpenAI) -> None:

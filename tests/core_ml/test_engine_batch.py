@@ -266,6 +266,26 @@ def test_clients_take_turns_whatever_each_has_asked_for() -> None:
     assert len(queue) == 46
 
 
+def test_the_last_places_are_kept_for_who_has_none() -> None:
+    queue = Queue()
+    greedy, late, later = asked_by("greedy", 9), asked_by("late", 2), asked_by("later", 1)
+    queue.add(greedy)
+    assert queue.take([], 6, 1000, n_kept=2) == greedy[:4]
+    queue.add(late)
+    queue.add(later)
+    assert queue.take(greedy[:4], 2, 1000, n_kept=2) == [late[0], later[0]]
+    assert queue.take([*greedy[:4], late[0], later[0]], 0, 1000, n_kept=2) == []
+
+
+def test_who_floods_is_refused_before_the_others_are() -> None:
+    queue = Queue()
+    flood = asked_by("one", 1) * (MAX_WAITING // 2)
+    queue.add(flood)
+    with pytest.raises(ApiError, match="2048 of your completions are waiting"):
+        queue.add(asked_by("one", 1))
+    queue.add(asked_by("two", 1))
+
+
 def test_prompts_that_are_read_at_once_are_bounded_and_equal_ones_count_once() -> None:
     queue = Queue()
     rows = [Asked([5] * 300, 4).row for _ in range(5)]
@@ -286,6 +306,7 @@ def test_what_nobody_waits_for_is_passed_over() -> None:
 
 def test_too_many_that_wait_are_refused() -> None:
     queue = Queue()
-    queue.add(asked_by("one", 1) * MAX_WAITING)
+    for owner in ("one", "two"):
+        queue.add(asked_by(owner, 1) * (MAX_WAITING // 2))
     with pytest.raises(ApiError, match="4096 completions are waiting"):
-        queue.add(asked_by("two", 1))
+        queue.add(asked_by("three", 1))

@@ -10,6 +10,8 @@ import openai
 import pytest
 
 from core_ml.exchange import gguf
+from lab.models import Account
+from lab.services import engine
 from tests.engines import KEY, running, write_checkpoint
 from tests.webs import serving
 
@@ -133,6 +135,27 @@ def test_a_signed_in_researcher_needs_no_token_and_a_foreign_page_gets_nothing(
     assert page.post("/v1/completions", "{}", content_type="text/plain").status_code == 403
     assert browser("labeler").get("/v1/models").status_code == 403
     assert browser(None).get("/v1/models").status_code == 401
+
+
+def test_the_engine_is_told_which_account_asks_and_nobody_passes_for_another(
+    api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={})
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://engine")
+
+    monkeypatch.setattr(engine, "_client", client)
+    for name in ("ada", "lin"):
+        program = api("researcher", name)
+        body = {"model": "tiny", "user": "somebody"}
+        assert program.post("/v1/completions", body, headers={"X-Account": "7"}).status_code == 200
+    own = [str(Account.objects.get(username=name).pk) for name in ("ada", "lin")]
+    assert [request.headers.get_list("x-account") for request in asked] == [[own[0]], [own[1]]]
 
 
 @pytest.mark.parametrize("address", ["unix:///nowhere/engine.sock", "http://127.0.0.1:9"])

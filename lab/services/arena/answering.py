@@ -45,6 +45,7 @@ class Claim:
     model: str
     messages: list[dict[str, str]]
     settings: dict[str, Any]
+    account: int
 
 
 def claim(battle: Battle) -> list[Claim]:
@@ -68,6 +69,7 @@ def claim(battle: Battle) -> list[Claim]:
                 model=getattr(locked, one.side).model,
                 messages=_messages(turns, one.side),
                 settings=locked.settings | {"seed": seed},
+                account=locked.account_id,
             )
             for one in missing
         ]
@@ -144,7 +146,9 @@ async def _pieces(claim: Claim, ended: dict[str, Any]) -> AsyncGenerator[str, No
     for settings in _ways(claim.settings):
         n_letters = 0
         try:
-            async with aclosing(engine.stream("/v1/chat/completions", body | settings)) as events:
+            async with aclosing(
+                engine.stream("/v1/chat/completions", body | settings, claim.account)
+            ) as events:
                 async for event in events:
                     if usage := event.get("usage"):
                         ended["n_tokens"] = usage.get("completion_tokens")
