@@ -113,10 +113,13 @@ class Backend(Protocol):
 
     fingerprint: str
     """Changes when anything does that may change an answer: weights, library, device."""
-    n_bytes: int
-    """Memory that the model takes."""
     takes: frozenset[str]
     """Which of the fields in `core_ml.engine.schemas.BEYOND` it knows; a request with another one is refused."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the model takes, with what its jobs will come to take."""
+        ...
 
     @property
     def is_busy(self) -> bool: ...

@@ -11,7 +11,7 @@ from core_ml.engine.queue import Queue
 from core_ml.engine.rows import Row
 from core_ml.engine.text import offsets
 from core_ml.model.gpt import GPT
-from core_ml.sampling.products import full
+from core_ml.sampling.products import filled_up, full
 from core_ml.sampling.sampler import Draw, Sampler
 
 MAX_ROWS = 64
@@ -33,8 +33,10 @@ class Batch:
         self.sampler: Sampler[Row] = Sampler(model, prefix_bytes=PREFIX_BYTES)
         self.waiting = Queue()
         self._joining: list[Row] = []
+        self._stepping = False
         config = model.config
-        row_bytes = 2 * 4 * config.n_layer * config.n_kv_head * config.d_head * config.max_seq_len
+        self._place_bytes = 2 * 4 * config.n_layer * config.n_kv_head * config.d_head
+        row_bytes = self._place_bytes * config.max_seq_len
         self.max_rows = full(max(1, min(MAX_ROWS, CACHE_BYTES // row_bytes)))
 
     @property
@@ -43,7 +45,17 @@ class Batch:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.rows or len(self.waiting))
+        # In a step, rows that join are neither here nor there.
+        return self._stepping or bool(self.rows or len(self.waiting))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory beside the weights: what is held, and what the rows that were taken on will come to hold."""
+        rows = list(dict.fromkeys([*self.rows, *self._joining, *self.waiting.rows]))
+        n = filled_up(min(len(rows), self.max_rows + self.max_rows // KEPT)) if rows else 0
+        longest = max((len(row.prompt) + row.max_new_tokens for row in rows), default=0)
+        held = self.sampler.slots.n_bytes
+        return self.sampler.n_bytes - held + max(held, n * longest * self._place_bytes)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Raises: ApiError 429 when too many wait."""
@@ -51,6 +63,13 @@ class Batch:
 
     def step(self) -> None:
         """Drop what nobody waits for, sample one token for each running row, and let some that wait join."""
+        self._stepping = True
+        try:
+            self._step()
+        finally:
+            self._stepping = False
+
+    def _step(self) -> None:
         self._leave([row for row in self.rows if row.cancelled])
         if self.rows:
             self.sampler.step()

@@ -55,3 +55,4 @@ class Loop:
                     log.exception("a step failed; its completions are given up")
                     for row in batch.fail():
                         row.emit(Piece(row.choice, "", finish_reason="error"), 0)
+            del batch, batches  # a model that is let go of must not live on here while the thread sleeps

@@ -56,7 +56,7 @@ class Models:
 
     Args:
         open_backend: loads one entry, in a thread; may raise UserError.
-        max_bytes: memory to keep models in; one that is answering is kept even beyond that.
+        max_bytes: memory to keep models in, with their keys and values; one that is answering is kept even beyond that.
     """
 
     def __init__(self, root: Path, open_backend: Callable[[Entry], Backend], max_bytes: int) -> None:
@@ -153,12 +153,24 @@ class Models:
             )
         known = {one.key for one in self.entries()}
         for key in list(self._loaded):
-            full = sum(backend.n_bytes for backend in self._loaded.values()) + entry.n_bytes > self.max_bytes
-            # What costs no memory stays, unless it is gone from the list.
-            unwanted = key not in known or (full and self._loaded[key].n_bytes > 0)
-            if unwanted and not self._loaded[key].is_busy:
-                log.info("letting go of %s", key[0])
-                self._loaded.pop(key).close()
+            if key not in known and not self._loaded[key].is_busy:
+                self._let_go(key)
+        self.trim(entry.n_bytes)
+
+    def trim(self, n_bytes: int = 0) -> None:
+        """Let go of models that do nothing, the least recently used first, while there is no room for so many bytes.
+
+        What a model takes grows with its jobs, so whoever begins one calls this after it.
+        """
+        for key, backend in list(self._loaded.items()):
+            taken = sum(one.n_bytes for one in self._loaded.values())
+            # What costs no memory stays.
+            if taken + n_bytes > self.max_bytes and backend.n_bytes and not backend.is_busy:
+                self._let_go(key)
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        log.info("letting go of %s", key[0])
+        self._loaded.pop(key).close()
 
     def _read(self, path: Path, read: Callable[[Path, int], Entry | None]) -> Entry | None:
         """What a file on disk is, read once for each time it is written; None where it is no model."""

@@ -26,6 +26,11 @@ class Queue:
         with self._lock:
             return sum(map(len, self._lines.values()))
 
+    @property
+    def rows(self) -> list[Row]:
+        with self._lock:
+            return [row for line in self._lines.values() for row in line]
+
     def add(self, rows: Sequence[Row]) -> None:
         """Raises: ApiError 429 when too many wait."""
         new = Counter(row.owner for row in rows)
@@ -69,8 +74,8 @@ class Queue:
 
     def clear(self) -> list[Row]:
         """All that waited."""
+        rows = self.rows
         with self._lock:
-            rows = [row for line in self._lines.values() for row in line]
             self._lines.clear()
         return rows
 

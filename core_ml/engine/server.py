@@ -135,6 +135,7 @@ async def completions(request: Request) -> Response:
     generation = await _unless_gone(
         request, backend.start(completion_job(asked, _client(request, asked.user)))
     )
+    request.app.state.models.trim()
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
 
 
@@ -145,6 +146,7 @@ async def chat_completions(request: Request) -> Response:
     check_known(asked, backend.takes, entry.backend)
     answer = ChatAnswer(entry.id, backend, asked)
     generation = await _unless_gone(request, backend.start(chat_job(asked, _client(request, asked.user))))
+    request.app.state.models.trim()
     return await _answer(request, answer, generation, asked.stream, asked.include_usage)
 
 

@@ -43,9 +43,13 @@ class TorchBackend:
         self.loop = loop
         state = f"{weights_sha256} {torch.__version__} {device} float32"
         self.fingerprint = "m37-" + hashlib.sha256(state.encode()).hexdigest()[:12]
-        self.n_bytes = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+        self._weight_bytes = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
         stops = frozenset((self.tokenizer.bos_id, self.tokenizer.start_id, self.tokenizer.end_id))
         self._batch = Batch(self.model, self.tokenizer.token_bytes, stops)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._weight_bytes + self._batch.n_bytes
 
     @property
     def is_busy(self) -> bool:

@@ -92,6 +92,12 @@ class Products:
         n_bytes = sum(linear.weight.numel() for linear in linears) * weight.element_size()
         self._packs = weight.device.type == "cpu" and n_bytes <= MAX_PACKED_BYTES
 
+    @property
+    def n_bytes(self) -> int:
+        """Of layouts beside the weights themselves."""
+        laid_out = [linear.weight for linear in self._linears if linear.way != "plain"]
+        return sum(weight.numel() * weight.element_size() for weight in laid_out)
+
     def rows(self, n: int) -> int:
         """How many rows to compute for n: as many, or up to where the matrices are laid out for."""
         if not self._packs:

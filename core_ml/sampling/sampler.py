@@ -96,6 +96,12 @@ class Sampler(Generic[R]):
             self.slots = Slots(model.config, dtype, model.device)
             self._step = Step(model, dtype)
 
+    @property
+    def n_bytes(self) -> int:
+        """What it holds beside the weights: keys and values, and matrices laid out."""
+        prefixes = self.prefixes.n_bytes if self.prefixes is not None else 0
+        return self.slots.n_bytes + prefixes + self._step.products.n_bytes
+
     @computing
     def join(self, rows: Sequence[R]) -> None:
         """Read the prompts of new rows, equal ones once, and draw each row's first token."""

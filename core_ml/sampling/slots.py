@@ -42,6 +42,11 @@ class Slots:
         self.lengths: list[int] = []
         self.trunks = Trunks(config, dtype, device)
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the rows' own places."""
+        return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
+
     def add(self, prompt: Cache, row: int, length: int) -> None:
         """Append a row that begins as a row of a prompts' cache."""
         n = len(self.lengths)

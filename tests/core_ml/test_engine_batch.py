@@ -151,6 +151,26 @@ def test_more_rows_than_fit_wait_for_a_place(model: GPT) -> None:
     assert [one.ended for one in asked] == ["length"] * 5
 
 
+def test_it_counts_what_it_holds_and_what_its_rows_will_come_to_hold(model: GPT) -> None:
+    place = 2 * 4 * 2 * 2 * 8  # keys and values, 4 bytes, 2 layers, 2 heads of 8
+    batch = batch_of(model)
+    assert batch.n_bytes == 4 * 32 * place  # four rows of 32 places, as a batch begins
+    asked = [Asked(PROMPTS[0], CONTEXT - 4, 1.0, seed) for seed in range(5)]
+    batch.add([one.row for one in asked])
+    assert batch.n_bytes == 8 * CONTEXT * place  # five rows are filled up to eight
+    for _ in range(50):
+        batch.step()
+    prefixes = batch.sampler.prefixes
+    assert prefixes is not None and prefixes.n_bytes == 0  # shorter than what is worth keeping
+    laid_out = batch.sampler._step.products.n_bytes
+    assert batch.n_bytes == 8 * CONTEXT * place + laid_out
+    assert batch.sampler.slots.n_bytes == 8 * 64 * place
+    run(batch)
+    # Idle, it keeps what was read, 95 of 96 places of each row: the last token drawn was not read any more.
+    assert prefixes.n_bytes == 5 * (CONTEXT - 1) * place
+    assert batch.n_bytes == 4 * 32 * place + prefixes.n_bytes + laid_out
+
+
 def test_an_echoed_prompt_has_the_logprobs_of_a_plain_forward_pass(model: GPT) -> None:
     asked = Asked(PROMPTS[0], 0, echo="abcd")
     batch = batch_of(model)
