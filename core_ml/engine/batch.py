@@ -2,6 +2,11 @@
 
 Products are in float32, so that log-probabilities are the checkpoint's own. What a row gets depends on its
 prompt, settings and seed alone; float32 sums of another order may still turn a near tie.
+
+The step is never compiled here, as it is for a run. Measured in float32 with one row of 12 million parameters, on one
+shared Zen core: 18.9 ms instead of 22.3 (15 %; in bfloat16, which runs use, more), after 123 s of compiling, in which no
+stream of any model would move. So it pays after 36,000 steps with the same number of rows, and that number changes with
+each request that comes or ends, each with a graph of its own.
 """
 
 from collections.abc import Sequence
