@@ -48,7 +48,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     yield Summary(baselines)
 
     torch.manual_seed(config.seed)
-    model = GPT(config.network(tokenizer.vocab_size)).to(target)
+    model = GPT(config.network(tokenizer.vocab_size))
     if config.shard:
         if config.batch_size % ranks.count():
             raise UserError(
@@ -56,7 +56,8 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
                 "network is sharded",
                 field="batch_size",
             )
-        sharding.shard(model)
+        sharding.shard(model, target)
+    model.to(target)
     opts = optimizers(model, config.muon_lr, config.adam_lr)
     peak = ranks.count() * device.peak_flops(target)
     tokens_per_step = config.batch_size * config.seq_len
@@ -105,9 +106,10 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
 
     def sample(step: int) -> Generator[Event, None, None]:
         with update.averaged():
-            for text in _samples(
-                sharding.whole(model), tokenizer, prompts, config.sample_tokens, config.seed
-            ):
+            whole = sharding.whole(model)
+            if whole is None or not ranks.is_first():
+                return
+            for text in _samples(whole, tokenizer, prompts, config.sample_tokens, config.seed):
                 yield replace(text, step=step)
 
     loop = Loop(
@@ -130,7 +132,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
         update.read(best)
     with update.averaged():
         published = sharding.whole(model)
-        if not ranks.is_first():
+        if published is None or not ranks.is_first():
             return
         writer = workspace.create("checkpoint", "checkpoint", role="base")
         checkpoint.save(published, tokenizer, writer.path)

@@ -5,6 +5,8 @@ come together only while it computes. Embedding and heads stay whole on every ra
 own way. Source: Zhao et al. 2023, arXiv:2304.11277.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -13,19 +15,23 @@ from core_ml import ranks
 from core_ml.model.gpt import GPT
 
 
-def shard(model: GPT) -> None:
-    """Cut the blocks into shares. Call it on all ranks, before the optimizers are made."""
+def shard(model: GPT, device: torch.device) -> None:
+    """Cut the blocks into shares, which `device` keeps. Call it on all ranks, before the optimizers are made.
+
+    A model that is still in the processor's memory goes to the device block by block, never in one piece.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     ranks.join()
-    mesh = init_device_mesh(model.device.type, (ranks.count(),))
+    mesh = init_device_mesh(device.type, (ranks.count(),))
     for block in model.blocks:
         # Given up right after each use: outside of a pass, a parameter is always its share.
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
         # Each rank's loss is divided by the whole batch already, so that gradients are to be summed, not averaged.
         block.set_gradient_divide_factor(1.0)  # type: ignore[operator]
         block.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+    model.to(device)
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -45,13 +51,31 @@ def share_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whole(model: GPT) -> GPT:
-    """The model itself, or a copy in one piece where it is sharded. For all ranks at once."""
+def gathered(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies in the first rank's own memory, whole; nothing on the others. For all ranks at once.
+
+    One tensor after the other comes together on the device, so that none needs room for all of them.
+    """
+    found = {}
+    for name, tensor in tensors:
+        one = full(tensor.detach())
+        if ranks.is_first():
+            found[name] = one.to("cpu", copy=True).contiguous()
+    return found
+
+
+def whole(model: GPT) -> GPT | None:
+    """The model itself, or where it is sharded a copy in one piece: on the first rank's processor, None elsewhere.
+
+    For all ranks at once.
+    """
     if not any(is_sharded(param) for param in model.parameters()):
         return model
-    found = GPT(model.config).to(model.device)
-    for param, own in zip(model.parameters(), found.parameters(), strict=True):
-        own.copy_(full(param.detach()))
+    weights = gathered(model.named_parameters())
+    if not ranks.is_first():
+        return None
+    found = GPT(model.config)
+    found.load_state_dict(weights, assign=True)
     return found.eval()
 
 

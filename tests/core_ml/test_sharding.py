@@ -1,0 +1,76 @@
+"""A network of which each rank keeps a share: what is put together, and who keeps it."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from core_ml import ranks
+from core_ml.model.config import GPTConfig
+from core_ml.model.gpt import GPT
+from core_ml.training import sharding, state
+from core_ml.training.optim import optimizers
+from tests.core_ml.together import both
+
+CPU = torch.device("cpu")
+
+
+def network() -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(vocab_size=48, n_layer=2, d_model=32, n_head=2, n_kv_head=1, max_seq_len=16))
+
+
+def learned(model: GPT) -> list[torch.optim.Optimizer]:
+    """An update on the same rows on every rank; the optimizers that made it."""
+    made = optimizers(model, 0.1, 0.1)
+    ids = torch.arange(32).view(2, 16)
+    (model(ids).square().mean() / ranks.count()).backward()
+    ranks.total(model, torch.zeros(()))
+    for optimizer in made:
+        optimizer.step()
+    model.zero_grad()
+    return made
+
+
+def one_rank(folder: Path) -> None:
+    model = network()
+    sharding.shard(model, CPU)
+    made = learned(model)
+    whole = sharding.whole(model)
+    assert (whole is not None) == ranks.is_first()
+    if whole is not None:
+        save_file(whole.state_dict(), folder / "whole.safetensors")
+    own = folder / str(ranks.rank())
+    own.mkdir()
+    state.capture(model, made, {"step": 1})(own)
+    ranks.summed(0.0)
+
+    # Read by both from what the first wrote, into another network, and captured once more.
+    again = network()
+    sharding.shard(again, CPU)
+    others = optimizers(again, 0.1, 0.1)
+    assert state.read(folder / "0", again, others) == {"step": 1}
+    own = folder / f"again-{ranks.rank()}"
+    own.mkdir()
+    state.capture(again, others, {"step": 1})(own)
+
+
+def test_the_first_rank_alone_keeps_what_is_put_together(tmp_path: Path) -> None:
+    both(one_rank, tmp_path)
+    alone = network()
+    made = learned(alone)
+    state.capture(alone, made, {"step": 1})(tmp_path)
+    wanted = load_file(tmp_path / state.TENSORS)
+    wanted.pop("rng/cpu")
+    weights = load_file(tmp_path / "whole.safetensors")
+    assert weights.keys() == alone.state_dict().keys()
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
+    for folder in ("0", "again-0"):
+        found = load_file(tmp_path / folder / state.TENSORS)
+        found.pop("rng/cpu")
+        assert sorted(found) == sorted(wanted)
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=name)
+    for folder in ("1", "again-1"):
+        assert load_file(tmp_path / folder / state.TENSORS) == {}
