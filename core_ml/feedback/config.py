@@ -24,10 +24,26 @@ class RlhfConfig(RecipeConfig):
         "arXiv:2402.14740). grpo: the same in units of the group's spread, answers weighing alike (Shao et al. 2024, "
         "arXiv:2402.03300). ppo: each token against a value head (Ouyang et al. 2022, arXiv:2203.02155).",
     )
-    steps: int = setting(30, "Rounds of answering, scoring and learning.", unit="steps", ge=1, le=100_000)
-    prompts_per_step: int = setting(24, "Prompts of one round.", ge=1, le=4096)
+    steps: int = setting(
+        30,
+        "Rounds of answering, scoring and learning. InstructGPT made 500 (256,000 answers); 30 are what a small network "
+        "needs to show the effect in minutes.",
+        unit="steps",
+        ge=1,
+        le=100_000,
+    )
+    prompts_per_step: int = setting(
+        24,
+        "Prompts of one round. Six answers to each make 144, for small memory; InstructGPT's rounds had 512.",
+        ge=1,
+        le=4096,
+    )
     n_completions: int = setting(
-        6, "Answers to each prompt, which are compared with each other.", ge=2, le=64
+        6,
+        "Answers to each prompt, which are compared with each other. Between RLOO's 2 or 4 (Ahmadian et al. 2024) and "
+        "GRPO's 64 (Shao et al. 2024), since few prompts are read anew each round here.",
+        ge=2,
+        le=64,
     )
     kl_coef: float = setting(
         0.1,
@@ -37,9 +53,19 @@ class RlhfConfig(RecipeConfig):
         le=10,
     )
     lr: float = setting(
-        1e-3, "Peak learning rate (AdamW); 1e-6 to 1e-5 for networks of billions.", gt=0, lt=1
+        1e-3,
+        "Peak learning rate (AdamW). This lab's choice for networks of some million weights, which stand larger steps; "
+        "1e-6 to 1e-5 for networks of billions.",
+        gt=0,
+        lt=1,
     )
-    max_new_tokens: int = setting(48, "An answer is cut off here.", unit="tokens", ge=1, le=8192)
+    max_new_tokens: int = setting(
+        48,
+        "An answer is cut off here. Answers to the lab's own tasks end well before; raise it for longer ones.",
+        unit="tokens",
+        ge=1,
+        le=8192,
+    )
 
     ensemble: Literal["mean", "minimum", "uncertainty"] = setting(
         "mean",
@@ -118,7 +144,12 @@ class RlhfConfig(RecipeConfig):
         le=1,
     )
     minibatches: int = setting(
-        2, "Updates that one pass over a round is split into, by prompts.", group=OPTIMIZER, ge=1, le=64
+        2,
+        "Updates that one pass over a round is split into, by prompts. With the defaults one has 72 answers; "
+        "InstructGPT's had 64 (Ouyang et al. 2022, appendix C.4).",
+        group=OPTIMIZER,
+        ge=1,
+        le=64,
     )
     passes: int = setting(
         1,
@@ -141,7 +172,12 @@ class RlhfConfig(RecipeConfig):
         group=OPTIMIZER,
     )
     muon_lr: float = setting(
-        5e-3, "Peak learning rate of the matrices with Muon.", group=OPTIMIZER, gt=0, le=1
+        5e-3,
+        "Peak learning rate of the matrices with Muon. A quarter of the 0.02 of pretraining (Jordan et al. 2024, Muon), "
+        "because practice is to stay near the chat model.",
+        group=OPTIMIZER,
+        gt=0,
+        le=1,
     )
     lora_rank: int | None = setting(
         None,
@@ -152,7 +188,12 @@ class RlhfConfig(RecipeConfig):
         le=4096,
     )
     lora_alpha: float = setting(
-        16.0, "How strongly they count: alpha / rank times their product.", group=OPTIMIZER, gt=0, le=4096
+        16.0,
+        "How strongly they count: alpha / rank times their product (Hu et al. 2021, arXiv:2106.09685; 16 as in Dettmers "
+        "et al. 2023, arXiv:2305.14314).",
+        group=OPTIMIZER,
+        gt=0,
+        le=4096,
     )
     ema: float | None = setting(
         None,
@@ -162,14 +203,33 @@ class RlhfConfig(RecipeConfig):
         gt=0,
         lt=1,
     )
-    warmup: float = setting(0.1, "Share of the rounds with a rising rate.", group=OPTIMIZER, ge=0, le=1)
-    cooldown: float = setting(1.0, "Share of the rounds with a falling rate.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
+    warmup: float = setting(
+        0.1,
+        "Share of the rounds with a rising rate, so that AdamW's averages settle first; InstructGPT's rose for 10 rounds.",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
+    )
+    cooldown: float = setting(
+        1.0,
+        "Share of the rounds with a falling rate. All after the rise, as PPO's usually falls to 0 in a line (Huang et al. "
+        "2022, The 37 implementation details of PPO, detail 4).",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
+    )
+    grad_clip: float = setting(
+        1.0,
+        "Longest gradient (Pascanu et al. 2013, arXiv:1211.5063); 1 as for GPT-3 (Brown et al. 2020, appendix B).",
+        group=OPTIMIZER,
+        gt=0,
+        le=1000,
+    )
     spike: float | None = setting(
         20.0,
         "Updates whose gradient is so many usual spreads longer than the usual are passed over; three in a row send "
         "the run back to its last saved state. The loss tells nothing here: it stands near 0 and follows the lengths of "
-        "the answers.",
+        "the answers. 20 is this lab's choice: far beyond what healthy rounds vary by, so that none of them is lost.",
         group=OPTIMIZER,
         gt=0,
     )

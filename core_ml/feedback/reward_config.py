@@ -10,11 +10,18 @@ OPTIMIZER, MODEL, REPORTS = "Optimizer", "Model", "Reports"
 class RewardConfig(RecipeConfig):
     epochs: float = setting(
         3.0,
-        "Times that each ranking is read. More than a few make small sets learned by heart.",
+        "Times that each ranking is read. More than a few make small sets learned by heart; InstructGPT read its many "
+        "once (Ouyang et al. 2022, appendix C.2), the tour's some hundred need more.",
         gt=0,
         le=100,
     )
-    lr: float = setting(5e-4, "Peak learning rate.", gt=0, lt=1)
+    lr: float = setting(
+        5e-4,
+        "Peak learning rate (AdamW). This lab's choice for networks of some million weights; InstructGPT's 6 billion had "
+        "9e-6.",
+        gt=0,
+        lt=1,
+    )
     held_out_share: float = setting(
         0.2, "Share of the prompts whose rankings only measure the model.", gt=0, le=0.9
     )
@@ -59,15 +66,51 @@ class RewardConfig(RecipeConfig):
         group=MODEL,
     )
     tokens_per_step: int = setting(
-        4096, "Padded tokens of one update.", unit="tokens", group=OPTIMIZER, ge=64, le=1_000_000
+        4096,
+        "Padded tokens of one update: some 90 answers of the tour, or 15 of its groups, in little memory. InstructGPT's had "
+        "64 prompts with all their answers.",
+        unit="tokens",
+        group=OPTIMIZER,
+        ge=64,
+        le=1_000_000,
     )
-    weight_decay: float = setting(0.01, "Pull of the weights to 0.", group=OPTIMIZER, ge=0, le=1)
+    weight_decay: float = setting(
+        0.01,
+        "Pull of the weights to 0 (Loshchilov and Hutter 2019, arXiv:1711.05101); 0.01 is PyTorch's own.",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
+    )
     centering: float = setting(
-        0.001, "Pull of the rewards to 0, which pairs alone leave undetermined.", group=OPTIMIZER, ge=0, le=1
+        0.001,
+        "Pull of the rewards to 0, which pairs alone leave undetermined (Eisenstein et al. 2023, arXiv:2312.09244); so "
+        "weak that it fixes the zero and hardly the order.",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
     )
-    warmup: float = setting(0.05, "Share of the updates with a rising rate.", group=OPTIMIZER, ge=0, le=1)
-    cooldown: float = setting(0.7, "Share of the updates with a falling rate.", group=OPTIMIZER, ge=0, le=1)
-    grad_clip: float = setting(1.0, "Longest gradient.", group=OPTIMIZER, gt=0, le=1000)
+    warmup: float = setting(
+        0.05,
+        "Share of the updates with a rising rate, so that AdamW's averages settle before large steps.",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
+    )
+    cooldown: float = setting(
+        0.7,
+        "Share of the updates with a falling rate, after a level stretch (Hu et al. 2024, arXiv:2404.06395); long, because "
+        "a reward model reads its data only a few times.",
+        group=OPTIMIZER,
+        ge=0,
+        le=1,
+    )
+    grad_clip: float = setting(
+        1.0,
+        "Longest gradient (Pascanu et al. 2013, arXiv:1211.5063); 1 as for GPT-3 (Brown et al. 2020, appendix B).",
+        group=OPTIMIZER,
+        gt=0,
+        le=1000,
+    )
     eval_every: int = setting(
         25, "Updates between measurements.", unit="steps", group=REPORTS, ge=1, le=100_000
     )
