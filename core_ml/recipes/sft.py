@@ -30,7 +30,7 @@ class SftConfig(RecipeConfig):
     epochs: int = setting(1, "Times that each conversation is seen.", unit="epochs", ge=1, le=100)
     batch_tokens: int = setting(
         1024,
-        "Tokens in each update, padding included.",
+        "Tokens in each update, padding included; those that memory has no room for are read in several passes.",
         unit="tokens",
         ge=16,
     )
@@ -131,7 +131,14 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         begin = time.perf_counter()
         batch = batches.batch(step)
         part = batch.part(ranks.rank(), ranks.count(), model.device)
-        loss = masked_backward(model, part.ids, part.mask, batch.n_learned, part.segments)
+        loss = masked_backward(
+            model,
+            part.ids,
+            part.mask,
+            batch.n_learned,
+            part.segments,
+            device.tokens_at_once(model.device),
+        )
         told = update(step, loss, epochs=step / batches.steps * config.epochs)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
@@ -188,8 +195,6 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
 
 def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Event, None, float]:
     """Mean nats of the assistant's tokens of held-out conversations; yields Progress."""
-    import torch
-
     from core_ml.training.conversations import cut
     from core_ml.training.loss import masked_logprobs
 
@@ -198,8 +203,7 @@ def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Ev
     total, n = 0.0, 0
     for batch in cut(rows, conversations.lengths, 4 * config.batch_tokens):
         ids, mask = (tensor.to(model.device) for tensor in conversations.pad(batch))
-        with torch.no_grad():
-            total -= masked_logprobs(model, ids, mask).cpu().double().sum().item()
+        total -= masked_logprobs(model, ids, mask).cpu().double().sum().item()
         n += int(mask[:, 1:].sum())
         yield Progress(n, None, "tokens", "measuring")
     return total / n

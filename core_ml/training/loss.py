@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from core_ml.model.device import autocast
@@ -52,41 +51,51 @@ def backward(
 
 
 def masked_backward(
-    model: GPT, ids: Tensor, mask: Tensor, n_learned: int, segments: Tensor | None = None
+    model: GPT,
+    ids: Tensor,
+    mask: Tensor,
+    n_learned: int,
+    segments: Tensor | None = None,
+    tokens_at_once: int | None = None,
 ) -> Tensor:
     """Add the gradient of the masked targets' losses over `n_learned`; returns that loss, detached.
 
     Args:
         ids: (B, T + 1) token ids; mask: (B, T + 1) bool, true on the tokens to learn.
+        n_learned: of the whole batch, where `ids` is one rank's share.
         segments: (B, T + 1), which sequence of its row a token belongs to, where a row holds several.
+        tokens_at_once: of one pass, a row at least; None reads all rows in one.
     """
-    if not len(ids):
-        return torch.zeros((), device=model.device)
-    scored = mask[:, 1:].bool()
-    positions, attention = (None, None) if segments is None else separated(segments[:, :-1])
-    with autocast(model.device):
-        hidden = model.hidden(ids[:, :-1], positions, mask=attention)[scored]
-        weights = hidden.new_full((len(hidden),), 1 / n_learned, dtype=torch.float32)
-        cap = model.config.logit_softcap
-        loss = linear_nll(hidden, model.head_weight, ids[:, 1:][scored], weights, cap)
-    loss.backward()
-    return loss.detach()
+    total = torch.zeros((), device=model.device)
+    rows = max(1, len(ids) if tokens_at_once is None else tokens_at_once // ids.size(1))
+    for begin in range(0, len(ids), rows):
+        part = slice(begin, begin + rows)
+        scored, targets = mask[part, 1:].bool(), ids[part, 1:]
+        positions, attention = (None, None) if segments is None else separated(segments[part, :-1])
+        with autocast(model.device):
+            hidden = model.hidden(ids[part, :-1], positions, mask=attention)[scored]
+            weights = hidden.new_full((len(hidden),), 1 / n_learned, dtype=torch.float32)
+            cap = model.config.logit_softcap
+            loss = linear_nll(hidden, model.head_weight, targets[scored], weights, cap)
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def masked_logprobs(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-probabilities of the masked targets, zero elsewhere.
+    """Log-probabilities of the masked targets, zero elsewhere. No gradient.
 
     Args:
         ids: (B, T + 1) token ids, padded on the right with anything.
         mask: (B, T + 1) bool, true on the tokens to score; the first of a row has nothing before it and is left out.
     Returns: (B, T) float32, of the tokens 1 to T.
 
-    The head, the most expensive layer of a small network, runs on the masked places only.
+    The head, the most expensive layer of a small network, runs on the masked places only, some at a time.
     """
     scored = mask[:, 1:].bool()
-    with autocast(model.device):
-        logits = model.logits(model.hidden(ids[:, :-1])[scored])
-    logprobs = -F.cross_entropy(logits, ids[:, 1:][scored], reduction="none")
+    with torch.no_grad(), autocast(model.device):
+        hidden = model.hidden(ids[:, :-1])[scored]
+        logprobs = -nll(hidden, model.head_weight, ids[:, 1:][scored], model.config.logit_softcap)
     return torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, logprobs)
 
 

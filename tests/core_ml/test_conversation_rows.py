@@ -164,6 +164,33 @@ def test_a_packed_batch_is_learned_from_as_its_conversations_one_by_one(
             assert torch.allclose(together[name], param.grad, atol=1e-5), name
 
 
+@pytest.mark.parametrize("batching", [Packed, ByLength])
+def test_a_batch_read_in_several_passes_has_the_gradient_of_one(
+    tmp_path: Path, in_float32: None, batching: type[Packed] | type[ByLength]
+) -> None:
+    found, model = encoded(tmp_path), small_model(small.tokenizer().vocab_size)
+    batch = batching(found, 1024, 1, 0).batch(1)
+    assert len(batch.ids) >= 7
+    losses, gradients, sizes = [], [], []
+    real = model.hidden
+
+    def hidden(ids: torch.Tensor, *args: object, **named: object) -> torch.Tensor:
+        sizes.append(ids.numel())
+        return real(ids, *args, **named)
+
+    model.hidden = hidden
+    # Three rows at once, so that the last pass has fewer; and fewer tokens than a row has.
+    for at_once in (None, 3 * batch.ids.size(1) + 1, 1):
+        model.zero_grad()
+        losses.append(masked_backward(model, batch.ids, batch.mask, batch.n_learned, batch.segments, at_once))
+        gradients.append([param.grad.clone() for param in model.parameters() if param.grad is not None])
+    assert sizes.count(batch.ids.size(1) - 1) >= len(batch.ids) and max(sizes[1:]) <= 3 * batch.ids.size(1)
+    for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
+        assert torch.allclose(loss, losses[0], rtol=1e-6)
+        for ours, wanted in zip(gradient, gradients[0], strict=True):
+            assert torch.allclose(ours, wanted, atol=1e-6, rtol=1e-4)
+
+
 def test_ranks_share_the_rows_of_a_batch(tmp_path: Path) -> None:
     batch = Packed(encoded(tmp_path), 256, 1, seed=0, width=64).batch(1)
     parts = [batch.part(rank, 3, torch.device("cpu")) for rank in range(3)]

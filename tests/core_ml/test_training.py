@@ -12,7 +12,7 @@ import torch
 
 from core_ml.events import Event, Log, Metric, Progress, Sample
 from core_ml.model.gpt import GPT, GPTConfig
-from core_ml.training import state
+from core_ml.training import linear_loss, state
 from core_ml.training.loop import Chore, Loop, every, resumed
 from core_ml.training.loss import backward, bits_per_byte, masked_logprobs, token_nll
 from core_ml.training.optim import Muon, clip, optimizers, orthogonal, scale_lr
@@ -104,6 +104,29 @@ def test_masked_logprobs_are_zero_elsewhere_and_the_same_where_they_count() -> N
     logprobs = masked_logprobs(model, ids, mask)
     assert torch.equal(logprobs != 0, mask[:, 1:])
     assert torch.allclose(logprobs, torch.where(mask[:, 1:], -token_nll(model, ids), 0.0), atol=0.05)
+
+
+def test_masked_logprobs_make_no_more_logits_at_once_than_a_chunk_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = GPT(CONFIG)
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.2)
+    ids, mask = torch.randint(0, 40, (3, 10)), torch.ones(3, 10, dtype=torch.bool)
+    whole = masked_logprobs(model, ids, mask)
+    monkeypatch.setattr(linear_loss, "CHUNK", 4)
+    made, real = [], linear_loss.capped
+
+    def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+        made.append(len(logits))
+        return real(logits, softcap)
+
+    monkeypatch.setattr(linear_loss, "capped", capped)
+    monkeypatch.setattr(GPT, "logits", None)
+    in_chunks = masked_logprobs(model, ids, mask)
+    assert made == [4] * 6 + [3]
+    assert torch.allclose(in_chunks, whole, atol=0.02) and not in_chunks.requires_grad
 
 
 def test_a_bit_per_byte_is_a_fair_coin_for_each_byte() -> None:
