@@ -221,18 +221,22 @@ def by_prompt(groups: Sequence[Group], outcomes: Sequence[Sequence[float]]) -> l
     return list(found.values())
 
 
-def labelers_agree(groups: list[Group]) -> list[list[float]]:
-    """For each group: 1 for each pair that two labelers order alike, 0 for each that they order oppositely.
+def labelers_agree(groups: Sequence[Group], simulated: bool = False) -> list[list[float]]:
+    """For each group: 1 for each pair that two people order alike, 0 for each that they order oppositely.
 
     Pairs that either of them tied are left out, as for the reward model.
+
+    Args:
+        simulated: count programs with each other in place of people. A program and a person are never compared: how
+            well people agree is what a reward model is held to, and programs that share a rule agree better.
     """
-    return [[float(a == b) for _, a, b in _votes(group)] for group in groups]
+    return [[float(a == b) for _, a, b in _votes(group, simulated)] for group in groups]
 
 
-def agrees_with_two(groups: list[Group], rewards: Sequence[Sequence[float]]) -> list[list[float]]:
-    """How often a reward model orders like one of two labelers, on the very pairs that `labelers_agree` counts.
+def agrees_with_two(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How often a reward model orders like one of two people, on the very pairs that `labelers_agree` counts.
 
-    For each of them the mean over both labelers, so that a model is held to what a third labeler would be.
+    For each of them the mean over both people, so that a model is held to what a third one would be.
     """
     found = []
     for group, values in zip(groups, rewards, strict=True):
@@ -244,12 +248,14 @@ def agrees_with_two(groups: list[Group], rewards: Sequence[Sequence[float]]) -> 
     return found
 
 
-def _votes(group: Group) -> Iterator[tuple[Pair, bool, bool]]:
-    """Each pair (i < j) that two labelers order, with whether either of them puts i first."""
-    votes: dict[Pair, list[bool]] = defaultdict(list)
+def _votes(group: Group, simulated: bool = False) -> Iterator[tuple[Pair, bool, bool]]:
+    """Each pair (i < j) that two people, or two programs, order, with whether either of them puts i first."""
+    votes: dict[Pair, list[tuple[str, bool]]] = defaultdict(list)
     for ranking in group.rankings:
-        for better, worse in ranking.pairs():
-            votes[min(better, worse), max(better, worse)].append(better < worse)
+        if ranking.simulated == simulated:
+            for better, worse in ranking.pairs():
+                votes[min(better, worse), max(better, worse)].append((ranking.labeler, better < worse))
     for pair, cast in votes.items():
-        for a, b in combinations(cast, 2):
-            yield pair, a, b
+        for (one, a), (other, b) in combinations(cast, 2):
+            if one != other:  # who ranked a group twice agrees with nobody but themselves
+                yield pair, a, b

@@ -1,15 +1,17 @@
 """How far a reward model can be trusted: the share of held-out pairs that it orders as the labelers did.
 
-Beside it stand two rules that have learned nothing, "longer wins" and "shorter wins", and the labelers among
-themselves on the same pairs: a reward model below the first has learned nothing worth having, and one at the last
-is as good as a labeler.
+Beside it stand two rules that have learned nothing, "longer wins" and "shorter wins", and the people among themselves
+on the same pairs: a reward model below the first has learned nothing worth having, and one that is measurably not
+below the last by more than a stated margin is as good as a labeler. Programs that ranked are told apart from people.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from core_ml.evaluation.figures import dots
-from core_ml.evaluation.statistics import Share
+from core_ml.evaluation.statistics import Share, clustered
 from core_ml.events import Event, Figure
 from core_ml.feedback.pairs import (
     CRITERIA,
@@ -29,8 +31,9 @@ TITLES = {
     "complete": "… in complete",
     "short": "… in short",
     "like length": "pairs of like length",
-    "two labelers": "pairs that two labelers ordered",
-    "labelers": "… those labelers, each other",
+    "two labelers": "pairs that two people ordered",
+    "labelers": "… those people, each other",
+    "programs": "programs, each other",
     "longer wins": 'rule "longer wins"',
     "shorter wins": 'rule "shorter wins"',
 }
@@ -38,14 +41,16 @@ TITLES = {
 Outcomes = dict[str, list[list[float]]]
 """By name: for each prompt, 1 for each pair that is ordered as the labeler orders it, 0 for the others."""
 CHANCE = 0.5
+MARGIN = 0.05
+"""How far below a labeler a model may be and still pass for one: a choice, and hence named wherever it decides."""
 
 
 def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Outcomes:
     """How a reward model and two rules without any learning order the pairs of some groups.
 
     Names: "all", "correct", "complete" and "short" (the first criterion in which a pair of our tasks differs),
-    "like length", "longer wins", "shorter wins"; and, where two labelers ordered the same pair, "two labelers" for
-    the model on just those pairs, and "labelers" for how often these two agree.
+    "like length", "longer wins", "shorter wins"; and, where two people ordered the same pair, "two labelers" for
+    the model on just those pairs, and "labelers" for how often these two agree; "programs" is that of two programs.
     """
     found: Outcomes = {}
     for number, (group, values) in enumerate(zip(groups, rewards, strict=True)):
@@ -60,9 +65,59 @@ def outcomes(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Out
             for name, value in scored:
                 lists = found.setdefault(name, [[] for _ in groups])
                 lists[number].append(value)
-    found["two labelers"] = agrees_with_two(list(groups), rewards)
-    found["labelers"] = labelers_agree(list(groups))
+    found["two labelers"] = agrees_with_two(groups, rewards)
+    found["labelers"] = labelers_agree(groups)
+    found["programs"] = labelers_agree(groups, simulated=True)
     return {name: by_prompt(groups, own) for name, own in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A reward model beside people: how much oftener it agrees with one of two than these two with each other."""
+
+    difference: Share
+    """Comparison by comparison, so that what people dispute is taken out; 95 % interval over prompts."""
+    verdict: Literal["as good", "worse", "unknown"]
+    needed: int
+    """Comparisons that would tell, were the difference what it looks like; those that there are, where it is told."""
+
+    def as_dict(self) -> dict[str, Any]:
+        told = self.difference
+        return {
+            "difference": told.value,
+            "low": told.low,
+            "high": told.high,
+            "n": told.n,
+            "margin": MARGIN,
+        } | {
+            "verdict": self.verdict,
+            "needed": self.needed,
+        }
+
+
+def beside_people(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> Beside | None:
+    """Whether a model may pass for a labeler: not below people by MARGIN. None where no two people ordered a pair.
+
+    Source of the test: Piaggio et al. 2012, "Reporting of noninferiority and equivalence randomized trials", JAMA 308.
+    """
+    both = zip(agrees_with_two(groups, rewards), labelers_agree(groups), strict=True)
+    gaps = by_prompt(groups, [[a - b for a, b in zip(model, people, strict=True)] for model, people in both])
+    found, n_prompts = clustered(gaps), sum(bool(own) for own in gaps)
+    if found is None:
+        return None
+    # What n prompts do not show may be in 3/n of them (Hanley and Lippman-Hand 1983, JAMA 249): a few that agree
+    # perfectly have a bootstrap interval of no width and prove nothing.
+    unseen, half = 3 / n_prompts, (found.high - found.low) / 2
+    low, high = min(found.low, found.value - unseen), max(found.high, found.value + unseen)
+    found = Share(found.value, max(-1.0, low), min(1.0, high), found.n)
+    if low > -MARGIN:
+        return Beside(found, "as good", found.n)
+    if high < 0:
+        return Beside(found, "worse", found.n)
+    # The interval narrows with the root of the prompts, and tells once it leaves out the farther of the two bounds.
+    room = max(found.value + MARGIN, -found.value)
+    times = max(1.0, (half / room) ** 2, unseen / room)
+    return Beside(found, "unknown", math.ceil(round(found.n * times, 6)))
 
 
 def held_out_loss(
@@ -112,7 +167,7 @@ def headline(shares: dict[str, Share]) -> dict[str, Any]:
     return values
 
 
-def findings(shares: dict[str, Share], counts: dict[str, Any]) -> list[str]:
+def findings(shares: dict[str, Share], counts: dict[str, Any], beside: Beside | None = None) -> list[str]:
     """What the held-out pairs say, plainly, the model's failures included."""
     if "all" not in shares:
         return ["The held-out prompts hold no pair: rank more groups to measure this model."]
@@ -135,7 +190,7 @@ def findings(shares: dict[str, Share], counts: dict[str, Any]) -> list[str]:
             said.append(
                 f"Of pairs of like length, of which that rule knows nothing, it orders {like.value:.0%}."
             )
-    said.append(_beside_people(shares))
+    said += _beside_people(shares, counts, beside)
     criteria = {name: shares[name] for name in CRITERIA if name in shares}
     if criteria:
         worst = min(criteria, key=lambda name: criteria[name].value)
@@ -163,18 +218,44 @@ def _only_length(like: Share | None) -> str:
     return f"It has learned more than length: {of}, where that rule is at chance."
 
 
-def _beside_people(shares: dict[str, Share]) -> str:
+def _beside_people(shares: dict[str, Share], counts: dict[str, Any], beside: Beside | None) -> list[str]:
+    said = []
     people, model = shares.get("labelers"), shares.get("two labelers")
-    if people is None or model is None:
-        return (
-            "No held-out pair was ordered by two labelers, so nothing says how well they agree with each other: ask "
-            "for two rankings of some groups."
+    if not counts["n_rankings_people"]:
+        said.append(
+            "Only programs ranked here, no person: nothing says how well people agree, or whether the model is as good "
+            "as one of them."
         )
-    said = (
-        f"On {people.n:,} comparisons of two labelers, they agree with each other on {people.value:.0%} "
-        f"({people.low:.0%} to {people.high:.0%}) and the model with either of them on {model.value:.0%}"
+    elif people is None or model is None or beside is None:
+        said.append(
+            "No held-out pair was ordered by two people, so nothing says how well they agree with each other: ask for "
+            "two rankings of some groups."
+        )
+    else:
+        said.append(
+            f"On {people.n:,} comparisons of two people, they agree with each other on {people.value:.0%} "
+            f"({people.low:.0%} to {people.high:.0%}) and the model with either of them on {model.value:.0%}: "
+            f"{_verdict(beside)}"
+        )
+    if programs := shares.get("programs"):
+        said.append(
+            f"Programs agree with each other on {programs.value:.0%} ({programs.low:.0%} to {programs.high:.0%}) of "
+            f"{programs.n:,} comparisons, which says nothing about people."
+        )
+    return said
+
+
+def _verdict(beside: Beside) -> str:
+    told, margin = beside.difference, f"{100 * MARGIN:.0f} points"
+    points = f"{100 * told.value:+.0f} points ({100 * told.low:+.0f} to {100 * told.high:+.0f})"
+    if beside.verdict == "as good":
+        return f"it is as good as a labeler, or less than {margin} below one ({points})."
+    if beside.verdict == "worse":
+        return f"it is not as good as a labeler, {points}."
+    return (
+        f"whether it is as good as a labeler cannot be told yet. The difference is {points}, and about "
+        f"{beside.needed:,} comparisons would tell it to within {margin}."
     )
-    return f"{said}: it is as good as a labeler." if model.high >= people.value else f"{said}."
 
 
 def figures(shares: dict[str, Share], step: int) -> Iterator[Event]:

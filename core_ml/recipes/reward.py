@@ -222,7 +222,7 @@ def _publish(
     from core_ml.evaluation.statistics import clustered
     from core_ml.feedback import comparison, orders, reward_figures, several
     from core_ml.feedback.reward_model import RewardModel
-    from core_ml.feedback.reward_report import figures, findings, headline, outcomes
+    from core_ml.feedback.reward_report import beside_people, figures, findings, headline, outcomes
 
     for member in scorer.members:
         member.eval()
@@ -241,6 +241,7 @@ def _publish(
         before = _score_groups(RewardModel.load(earlier), held_out)
         by_rankings = comparison.beside(by_rankings, parts, held_out, rewards, before)
     beside = comparison.findings(by_rankings, earlier.manifest.name) if earlier else []
+    people = beside_people(held_out, rewards)
     summary = {
         **counts,
         "by_rankings": by_rankings,
@@ -251,7 +252,8 @@ def _publish(
         "reward_mean": scorer.mean,
         "reward_std": scorer.std,
         **headline(shares),
-        "findings": findings(shares, counts) + (beside or several.findings(by_rankings)),
+        **({"beside_people": people.as_dict()} if people else {}),
+        "findings": findings(shares, counts, people) + (beside or several.findings(by_rankings)),
     }
     if len(scorer.members) > 1:
         texts = [text for group in held_out for text in group.completions]

@@ -206,7 +206,18 @@ class DisputeOut(Schema):
     orders: dict[str, list[list[int]]]
 
 
+class OfPrograms(MeasuredOut):
+    groups: int
+    pairs: int
+
+
 class AgreementWhole(Schema):
+    among: Literal["people", "programs"] = Field(
+        description="Whose agreement it is: people's, or that of programs where no person ranked."
+    )
+    programs: OfPrograms | None = Field(
+        description="The same share of programs with each other, where people are measured and two programs ranked."
+    )
     groups: int
     pairs: int
     agreement: float | None = Field(

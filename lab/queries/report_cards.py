@@ -205,7 +205,10 @@ def _judge(name: str) -> str:
     if not name:
         return "this model"
     rules = {
-        "labelers": "labelers, each other",
+        "labelers": "people, each other",
+        "two labelers": "this model, pairs that two people ordered",
+        "programs": "programs, each other",
+        "like length": "this model, pairs of like length",
         "longer wins": "rule: longer wins",
         "shorter wins": "rule: shorter wins",
     }

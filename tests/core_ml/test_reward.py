@@ -23,7 +23,7 @@ from core_ml.feedback.pairs import (
 )
 from core_ml.feedback.reward_loss import bradley_terry
 from core_ml.feedback.reward_model import RewardModel
-from core_ml.feedback.reward_report import findings, outcomes
+from core_ml.feedback.reward_report import beside_people, findings, outcomes
 from core_ml.feedback.reward_training import Trainer
 from core_ml.recipes.reward import RewardConfig, run
 from tests.core_ml.models import (
@@ -169,11 +169,73 @@ def test_a_model_stands_beside_two_labelers_on_the_pairs_that_both_ordered():
     assert (found["two labelers"], found["labelers"]) == ([[0.5, 1.0, 1.0], []], [[0.0, 1.0, 1.0], []])
     counts = {"n_rankings_simulated": 0, "n_damaged": 0, "n_rankings": 9, "n_rankings_people": 9}
     shares = {name: clustered(hits) for name, hits in found.items() if clustered(hits)}
-    assert any("as good as a labeler" in sentence for sentence in findings(shares, counts))
+    said = " ".join(findings(shares, counts, beside_people(groups, rewards)))
+    # Agreement 2 of 3, the model 2.5 of 3; one prompt proves nothing of others.
+    assert "cannot be told yet. The difference is +17 points (-100 to +100)" in said
     del shares["labelers"]
-    assert any(
-        "ordered by two labelers, so nothing says" in sentence for sentence in findings(shares, counts)
+    assert any("ordered by two people, so nothing says" in sentence for sentence in findings(shares, counts))
+
+
+def two_people(n, disputed, wrong):
+    """Groups of two answers and their scores: people dispute the first, a model is wrong about the last."""
+    groups, rewards = [], []
+    for i in range(n):
+        orders = ((0,), (1,)), ((1,), (0,)) if i < disputed else ((0,), (1,))
+        told = [Ranking(name, False, order) for name, order in zip("ab", orders, strict=True)]
+        groups.append(Group(str(i), f"p{i}", ("x", "y"), told))
+        rewards.append([0, 1] if i >= n - wrong else [1, 0])
+    return groups, rewards
+
+
+def test_a_model_passes_for_a_labeler_only_where_the_margin_is_proved():
+    # All alike: of n prompts 3/n may be otherwise, unseen; 59 leave more than the margin open, and 61 do not.
+    assert beside_people(*two_people(59, 0, 0)).verdict == "unknown"
+    assert beside_people(*two_people(59, 0, 0)).needed == 60
+    assert beside_people(*two_people(61, 0, 0)).verdict == "as good"
+    worse = beside_people(*two_people(100, 0, 20))
+    assert (worse.verdict, worse.difference.value, worse.needed) == ("worse", -0.2, 100)
+    # Where people dispute a pair any order agrees with one of them: half a comparison more than they have.
+    better = beside_people(*two_people(100, 40, 0))
+    assert (better.verdict, better.difference.value) == ("as good", 0.2)
+    # 1 of 20 wrong: 5 points below. To be surely below, the interval, ±1.96 · sqrt(0.05 · 0.95 / 20) = ±9.6 points, must
+    # narrow to 5, and 3/n as well: 20 · 3.65 = 73 and 60 prompts.
+    close = beside_people(*two_people(20, 0, 1))
+    assert (close.verdict, close.difference.value) == ("unknown", -0.05)
+    assert 60 <= close.needed <= 80
+    assert beside_people([Group("g", "p", ("x", "y"), [])], [[0, 1]]) is None
+
+
+def test_programs_that_rank_are_no_people():
+    """Lea and Lou dispute the one pair; two judges that share Lea's view would make the agreement 3 of 6."""
+    votes = [
+        ("lea", False, 0),
+        ("lou", False, 1),
+        ("judge", True, 0),
+        ("other judge", True, 0),
+        ("lea", False, 0),
+    ]
+    group = Group(
+        "g", "p", ("x", "y"), [Ranking(who, sim, ((best,), (1 - best,))) for who, sim, best in votes]
     )
+    # Lea's second ranking stands against Lou's and not against her own.
+    assert labelers_agree([group]) == [[0.0, 0.0]]
+    assert labelers_agree([group], simulated=True) == [[1.0]]
+    assert agrees_with_two([group], [[1, 0]]) == [[0.5, 0.5]]
+    found = outcomes([group], [[1, 0]])
+    shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
+    counts = {"n_rankings_simulated": 2, "n_damaged": 0, "n_rankings": 5, "n_rankings_people": 3}
+    said = " ".join(findings(shares, counts, beside_people([group], [[1, 0]])))
+    assert "On 2 comparisons of two people, they agree with each other on 0%" in said
+    assert "Programs agree with each other on 100% (0% to 100%) of 1 comparisons" in said
+
+
+def test_rankings_by_programs_alone_are_said_to_tell_nothing_of_people():
+    group = Group("g", "p", ("x", "y"), [Ranking(name, True, ((0,), (1,))) for name in "ab"])
+    shares = {name: share for name, hits in outcomes([group], [[1, 0]]).items() if (share := clustered(hits))}
+    assert "labelers" not in shares and beside_people([group], [[1, 0]]) is None
+    counts = {"n_rankings_simulated": 2, "n_damaged": 0, "n_rankings": 2, "n_rankings_people": 0}
+    said = " ".join(findings(shares, counts))
+    assert "Only programs ranked here, no person" in said and "ask for two rankings" not in said
 
 
 def test_labelers_are_compared_on_the_pairs_that_both_order():

@@ -150,7 +150,7 @@ def test_a_run_tells_how_sure_it_is_and_whether_more_rankings_would_help(tmp_pat
     summary = [event for event in events if isinstance(event, Summary)][-1].values
     assert curve["y"][-1] == pytest.approx(summary["val_accuracy"], abs=1e-4)
     assert summary["val_accuracy_labelers"] == 1.0  # where one of two tied, they are not compared
-    assert any("two labelers, they agree with each other" in sentence for sentence in summary["findings"])
+    assert any("two people, they agree with each other" in sentence for sentence in summary["findings"])
 
 
 def imported(path, network, template, **options):

@@ -93,6 +93,50 @@ def test_agreement_counts_only_groups_that_two_have_ranked(tmp_home, lea, lou):
     assert [dispute["tau_b"] for dispute in told["disputes"]] == [pytest.approx(4 / 6, abs=1e-6)]
 
 
+def test_programs_that_rank_are_no_people(tmp_home, lea, lou, browser, api):
+    """Lea and Lou turn all pairs of five groups around; two programs say what Lea says."""
+    project = services.create_project("p", making.rollouts(5), rankings_per_group=4)
+    robots = [accounts.create(name, "labeler", simulated=True) for name in ("rule", "judge")]
+    for group in project.groups.all():
+        for who in (lea, *robots):
+            Ranking.objects.create(group=group, labeler=who, order=BEST_FIRST)
+        Ranking.objects.create(group=group, labeler=lou, order=BEST_FIRST[::-1])
+    told = agreement.of(project)
+    # With the programs, 3 of 6 pairs of labelers would agree.
+    assert (told["among"], told["agreement"], told["pairs"], told["groups"]) == ("people", 0.0, 30, 5)
+    assert (told["programs"]["value"], told["programs"]["pairs"]) == (1.0, 30)
+    own = {
+        one["labeler"]: (one["simulated"], one["pairs"], one["agreement"]["value"])
+        for one in told["labelers"]
+    }
+    # Each program agrees with one of two people.
+    assert own == {
+        "lea": (False, 30, 0.0),
+        "lou": (False, 30, 0.0),
+        "rule": (True, 60, 0.5),
+        "judge": (True, 60, 0.5),
+    }
+    assert ["lea", "lou"] in [one["labelers"] for one in told["between"]] and len(told["between"]) == 5
+    assert len(told["disputes"]) == 5
+    page = browser().get(f"/labeling/{project.pk}").content.decode()
+    assert "Of people only. Programs agree with each other on 100.0 % of 30 pairs" in " ".join(page.split())
+    found = api().get(f"/api/v1/labeling/projects/{project.pk}/agreement").json()
+    assert (found["among"], found["programs"]["groups"]) == ("people", 5)
+
+
+def test_programs_alone_are_said_to_tell_nothing_of_people(tmp_home, browser):
+    project = services.create_project("p", making.rollouts(10), rankings_per_group=2)
+    robots = [accounts.create(name, "labeler", simulated=True) for name in ("rule", "judge")]
+    for group in project.groups.all():
+        for who in robots:
+            Ranking.objects.create(group=group, labeler=who, order=BEST_FIRST)
+    told = agreement.of(project)
+    assert (told["among"], told["agreement"], told["programs"]) == ("programs", 1.0, None)
+    assert len(agreement.course(project)) == 2
+    page = browser().get(f"/labeling/{project.pk}").content.decode()
+    assert "the agreement is theirs and says nothing about people" in page
+
+
 def test_nothing_ranked_twice_has_no_agreement(project, lea):
     rank(project, lea)
     told = agreement.of(project)
