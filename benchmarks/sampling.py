@@ -2,15 +2,17 @@
 
 The claim: `core_ml.sampling` samples from a network quicker than the best of the peers: with one row, with 8 and
 64 different prompts, and with 64 rollouts of one prompt. Peers are `generate` of `transformers` in float32 and in
-bfloat16, as it comes and with the allocator settings that ours uses; nanochat's engine (a checkout named by
---nanochat or NANOCHAT; a network of its own of the same size, and no different prompts, since it takes one);
+bfloat16, as it comes and with the allocator settings that ours uses; litgpt's likewise, where it is installed or lies
+in a folder named by --litgpt or LITGPT (`pip install --no-deps --target FOLDER litgpt lightning lightning-utilities
+torchmetrics` leaves torch as it is); nanochat's engine (a checkout named by --nanochat or NANOCHAT; a network
+of its own of the same size, and no different prompts, since it takes one);
 and llama.cpp in f16, its most exact file of ours, through its own server. Ours multiplies in the type that
 `core_ml.model.device.precision` measured to be the quicker one, and log-probabilities come with every token. It is
 timed as a short job runs, and as a long one does, with its step compiled (13 to 20 s, which are not counted).
 
 Each side is a process; they take turns, and a ratio is the median over the rounds. Network A is 6 layers of 384,
 6 heads, vocabulary 4,096, Llama-like. Different prompts have 32 tokens and the shared one 128; 128 are sampled at
-temperature 1. Fails when greedy tokens of ours and of `transformers` differ by more than rounding can.
+temperature 1. Fails when greedy tokens of ours and of `transformers` or litgpt differ by more than rounding can.
 
 Last measured on one Zen 5 core (AVX-512 with bfloat16, 420 GFLOP/s in it), the suite at work on the other; tokens/s of
 ours, compiled where that is quicker, and of the best peer: one row 680 against 227 of the best on PyTorch (3.0; goal 2;
@@ -29,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,26 +42,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from parts import llamas
 
 from core_ml.model import device
-from core_ml.model.gpt import GPT, GPTConfig
+from core_ml.model.gpt import GPT
 
-A = GPTConfig(
-    vocab_size=4096,
-    n_layer=6,
-    d_model=384,
-    n_head=6,
-    n_kv_head=6,
-    max_seq_len=256,
-    qk_norm=None,
-    norm_weight="plain",
-    norm_eps=1e-6,
-    embedding_norm=False,
-    activation="silu",
-    gated=True,
-    ff_width=1024,
-    tie_embeddings=True,
-)
+A = llamas.config(vocab_size=4096, n_layer=6, n_head=6, d_model=384, seq_len=256)
 NEAR = 1e-3  # nats between two tokens that rounding may swap
 GREEDY_TOKENS = 32
 Side = Callable[[list[list[int]], int, bool, int], list[list[int]]]
@@ -119,20 +107,7 @@ def ours(name: str, options: argparse.Namespace) -> Side:
 
 
 def transformers_generate(name: str, options: argparse.Namespace) -> Side:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    settings = transformers.LlamaConfig(
-        vocab_size=A.vocab_size, hidden_size=A.d_model, intermediate_size=A.d_ff, num_hidden_layers=A.n_layer,
-        num_attention_heads=A.n_head, max_position_embeddings=A.max_seq_len, tie_word_embeddings=True,
-        rms_norm_eps=A.norm_eps, attn_implementation="sdpa", eos_token_id=None, bos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(settings).eval()
-    weights = dict(theirs.named_parameters())
-    with torch.no_grad():
-        for key, value in as_llama(network()):
-            weights.pop(key).copy_(value)
-    assert not weights, f"weights that ours does not have: {list(weights)}"
+    theirs = llamas.of_transformers(network()).eval()
     theirs = theirs.to(torch.bfloat16 if "bfloat16" in name else torch.float32)
     theirs.generation_config.eos_token_id = None
 
@@ -149,19 +124,31 @@ def transformers_generate(name: str, options: argparse.Namespace) -> Side:
     return side
 
 
-def as_llama(model: GPT) -> Iterator[tuple[str, torch.Tensor]]:
-    yield "model.embed_tokens.weight", model.embedding.weight
-    yield "model.norm.weight", model.norm.weight
-    for number, block in enumerate(model.blocks):
-        prefix = f"model.layers.{number}."
-        for name, part in zip("qkv", block.qkv.weight.chunk(3), strict=True):
-            yield f"{prefix}self_attn.{name}_proj.weight", part
-        yield prefix + "self_attn.o_proj.weight", block.out.weight
-        for name, part in zip(("gate", "up"), block.up.weight.chunk(2), strict=True):
-            yield f"{prefix}mlp.{name}_proj.weight", part
-        yield prefix + "mlp.down_proj.weight", block.down.weight
-        yield prefix + "input_layernorm.weight", block.norm1.weight
-        yield prefix + "post_attention_layernorm.weight", block.norm2.weight
+def litgpt(name: str, options: argparse.Namespace) -> Side:
+    from litgpt.generate.base import batched_generate_fn, generate_fn
+
+    theirs = llamas.of_litgpt(network()).eval()
+    theirs = theirs.to(torch.bfloat16 if "bfloat16" in name else torch.float32)
+    held = (0, 0)
+
+    def side(prompts: list[list[int]], n: int, greedy: bool, seed: int) -> list[list[int]]:
+        nonlocal held
+        ids = torch.tensor(prompts)
+        rows, length = len(prompts), ids.size(1) + n
+        torch.manual_seed(seed)
+        if held != (rows, length):
+            theirs.clear_kv_cache()
+            theirs.max_seq_length = length
+            theirs.set_kv_cache(rows)
+            held = rows, length
+        how: dict[str, Any] = {"temperature": 0.0 if greedy else 1.0}
+        kept = {"include_prompt": False, "include_eos": False}
+        if rows == 1:  # a function of its own, which looks at no more of the cache than is filled
+            return [[int(token) for token in generate_fn(theirs, ids[0], length, **how, **kept)]]
+        columns = batched_generate_fn(theirs, ids, length, sample_args=how, **kept)
+        return torch.tensor([[int(token) for token in column] for column in columns]).T.tolist()
+
+    return side
 
 
 def nanochat(name: str, options: argparse.Namespace) -> Side:
@@ -238,7 +225,13 @@ def llama(name: str, options: argparse.Namespace) -> Side:
     return side
 
 
-MAKERS = {"ours": ours, "transformers": transformers_generate, "nanochat": nanochat, "llama.cpp": llama}
+MAKERS = {
+    "ours": ours,
+    "transformers": transformers_generate,
+    "litgpt": litgpt,
+    "nanochat": nanochat,
+    "llama.cpp": llama,
+}
 
 
 def serve(name: str, options: argparse.Namespace) -> None:
@@ -248,7 +241,11 @@ def serve(name: str, options: argparse.Namespace) -> None:
     if "same allocator" in name or name.startswith("ours"):
         device.use_threads(options.threads)
     with torch.no_grad():
-        side = MAKERS[name.split(",")[0].split()[0]](name, options)
+        sys.path += [options.litgpt] if options.litgpt else []
+        try:
+            side = MAKERS[name.split(",")[0].split()[0]](name, options)
+        except ImportError as error:
+            raise SystemExit(f"{name}: {error}") from None
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             job = json.loads(line)
@@ -263,7 +260,8 @@ class Worker:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--serve", name, "--threads", str(options.threads)]
-        command += ["--nanochat", options.nanochat] if options.nanochat else []
+        for peer in ("nanochat", "litgpt"):
+            command += [f"--{peer}", vars(options)[peer]] if vars(options)[peer] else []
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.is_there = self._line() == "ready"
@@ -346,6 +344,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=device.use_threads(None))
     parser.add_argument("--nanochat", default=os.environ.get("NANOCHAT"), help="a checkout of nanochat")
+    parser.add_argument(
+        "--litgpt", default=os.environ.get("LITGPT"), help="a folder that has litgpt, if it is not installed"
+    )
     parser.add_argument("--cases", default="", help="names that contain one of these words, with commas")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -356,6 +357,7 @@ def main() -> int:
     if not options.quick:
         dtypes = ["float32", "bfloat16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["float32"]
         names = [f"transformers {dtype}{how}" for dtype in dtypes for how in ("", ", same allocator")]
+        names += [f"litgpt {dtype}{how}" for dtype in dtypes for how in ("", ", same allocator")]
         names += ["llama.cpp f16", *(f"nanochat {dtype}" for dtype in dtypes if options.nanochat)]
     us = [Worker(name, options) for name in (["ours"] if options.quick else ["ours", "ours, compiled"])]
     peers = [Worker(name, options) for name in names]
@@ -365,8 +367,12 @@ def main() -> int:
     peers = [worker for worker in peers if worker.is_there]
     try:
         prompts = CASES[1].prompts()
-        greedy = [worker.ask(prompts, GREEDY_TOKENS, greedy=True)["tokens"] for worker in (*us, peers[0])]
-        apart = max(parted(found, greedy[-1], prompts) for found in greedy[:-1])
+        exact = [worker for worker in peers if worker.name in ("transformers float32", "litgpt float32")]
+        mine, theirs = (
+            [worker.ask(prompts, GREEDY_TOKENS, greedy=True)["tokens"] for worker in some]
+            for some in (us, exact)
+        )
+        apart = max(parted(one, other, prompts) for one in mine for other in theirs)
         rounded = device.precision(torch.device("cpu")) == torch.bfloat16
         if apart > (0.2 if rounded else NEAR):
             print(f"greedy tokens part where they are {apart:.4f} nats apart", file=sys.stderr)
