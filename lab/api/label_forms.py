@@ -135,6 +135,10 @@ class Task(Schema):
     html: Html | None = Field(None, description="Markdown and mathematics as safe HTML, when asked for.")
 
 
+class LeaseOut(Schema):
+    expires: datetime
+
+
 class RankingIn(Given):
     order: Order
     all_bad: bool = False

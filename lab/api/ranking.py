@@ -7,7 +7,7 @@ from ninja import Query, Router, Status
 
 from lab.api.auth import labeler
 from lab.api.base import Number, answers
-from lab.api.label_forms import RankingIn, RankingOut, Task, UndoneOut
+from lab.api.label_forms import LeaseOut, RankingIn, RankingOut, Task, UndoneOut
 from lab.models import Group, Project
 from lab.queries import labeling as queries
 from lab.services import labeling as services
@@ -22,7 +22,10 @@ def _task(group: Group, shown: list[int], request: Any, html: bool) -> dict[str,
 
 @router.post("/projects/{id}/next", response={**answers(Task), 204: None}, auth=labeler)
 def next_task(request: Any, id: Number, html: AsHtml = False) -> Status:
-    """Lease the next group for ten minutes; the same one again until it is ranked or skipped. 204: none is left."""
+    """Lease the next group for ten minutes; the same one again until it is ranked or skipped. 204: none is left.
+
+    Whoever needs longer renews the lease.
+    """
     project = get_object_or_404(Project, pk=id)
     lease = services.next_lease(project, request.user)
     if lease is None:
@@ -53,6 +56,16 @@ def hand_in(request: Any, id: Number, data: RankingIn) -> Status:
     return Status(
         201, {name: getattr(ranking, name) for name in fields} | {"id": ranking.pk, "task": group.pk}
     )
+
+
+@router.post("/tasks/{id}/lease", response=answers(LeaseOut), auth=labeler)
+def renew_lease(request: Any, id: Number) -> dict[str, Any]:
+    """Keep a task for ten more minutes, while somebody is at work on it. 409: others have it now, or all is closed.
+
+    What is handed in too late is not lost: it is stored beside the rankings of others.
+    """
+    group = get_object_or_404(Group.objects.select_related("project"), pk=id)
+    return {"expires": services.renew(group, request.user).expires}
 
 
 @router.post("/tasks/{id}/skip", response=answers(None, 204), auth=labeler)

@@ -109,6 +109,8 @@ class Ranking(models.Model):
     labeler = models.ForeignKey("Account", models.PROTECT, related_name="rankings")
     round = models.IntegerField(default=0)
     """1 for the second ranking by the same labeler, which measures how far they agree with themselves."""
+    extra = models.BooleanField(default=False)
+    """Handed in so late that others had the group by then: it counts like any, but for how far the project is."""
     order = models.JSONField()
     """Best first; indices of completions, those in one list tied: [[2], [0, 3], [1]]."""
     shown = models.JSONField(default=list)

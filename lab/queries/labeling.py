@@ -18,6 +18,8 @@ from lab import markup
 from lab.models import Account, Group, Lease, Project, Ranking
 
 ORDINARY = Q(round=0, group__gold__isnull=True)
+EXPECTED = ORDINARY & Q(extra=False)
+"""Of those the ones that were asked for: what came too late is one more than its group needed."""
 Order = list[list[int]]
 
 
@@ -30,7 +32,7 @@ def visible(role: str = "researcher") -> QuerySet[Project]:
 def totals(project: Project) -> dict[str, int]:
     """Groups, rankings so far, and how many rankings are wanted in all."""
     n_groups = project.groups.filter(gold__isnull=True).count()
-    n_rankings = Ranking.objects.filter(ORDINARY, group__project=project).count()
+    n_rankings = Ranking.objects.filter(EXPECTED, group__project=project).count()
     return {"groups": n_groups, "rankings": n_rankings, "wanted": n_groups * project.rankings_per_group}
 
 
@@ -100,7 +102,7 @@ def own_progress(project: Project, account: Account) -> dict[str, int]:
     """What a labeler sees beside a task: their own rankings, and how far all are."""
     n_groups = project.groups.filter(gold__isnull=True).count()
     counts = Ranking.objects.filter(group__project=project).aggregate(
-        mine=Count("pk", filter=Q(labeler=account)), rankings=Count("pk", filter=ORDINARY)
+        mine=Count("pk", filter=Q(labeler=account)), rankings=Count("pk", filter=EXPECTED)
     )
     return counts | {"groups": n_groups, "wanted": n_groups * project.rankings_per_group}
 

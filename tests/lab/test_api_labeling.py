@@ -98,6 +98,17 @@ def test_a_task_of_somebody_else_is_409_and_an_unknown_one_404(api, project):
     assert other.post(f"{PROJECTS}/999999/next").status_code == 404
 
 
+def test_a_task_is_kept_for_longer_by_whom_it_is_leased_to(api, project):
+    lea, lou = api("labeler", "lea"), api("labeler", "lou")
+    task = lea.post(f"{PROJECTS}/{project.pk}/next").json()
+    lease = f"/api/v1/labeling/tasks/{task['id']}/lease"
+    first, second = (lea.post(lease).json()["expires"] for _ in range(2))
+    assert first < second
+    assert lou.post(lease).status_code == 409
+    assert api(None).post(lease).status_code == 401
+    assert lea.post("/api/v1/labeling/tasks/999999/lease").status_code == 404
+
+
 def test_strangers_get_401_and_labelers_only_what_they_need(api, project):
     one = f"{PROJECTS}/{project.pk}"
     for path in (f"{one}/next", f"{one}/undo", f"/api/v1/labeling/tasks/{Group.objects.first().pk}/ranking"):

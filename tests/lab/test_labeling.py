@@ -13,6 +13,7 @@ from lab.errors import Conflict, Invalid
 from lab.models import Lease, Ranking
 from lab.queries import agreement
 from lab.queries import artifacts as artifact_queries
+from lab.queries import labeling as queries
 from lab.services import accounts, artifacts
 from lab.services import labeling as services
 from tests.lab import making
@@ -94,7 +95,43 @@ def test_an_expired_lease_goes_to_the_next_labeler(project, lea, lou):
     Lease.objects.update(expires=timezone.now() - timedelta(seconds=1))
     assert services.next_group(project, lou) == held
     with pytest.raises(Conflict, match="somebody else"):
-        services.hand_in(held, lea, BEST_FIRST)
+        services.renew(held, lea)
+
+
+def test_a_ranking_that_comes_when_others_have_the_group_is_kept_beside_theirs(project, lea, lou):
+    held = services.next_group(project, lea)
+    Lease.objects.update(expires=timezone.now() - timedelta(seconds=1))
+    assert services.next_group(project, lou) == held
+    late = services.hand_in(held, lea, BEST_FIRST, submission="late")
+    assert late.extra and services.hand_in(held, lea, BEST_FIRST, submission="late") == late
+    assert not services.hand_in(held, lou, BEST_FIRST[::-1]).extra
+    assert {(row["labeler"], row["group_id"]) for row in services.rows(project)} == {
+        ("lea", held.metadata["group_id"]),
+        ("lou", held.metadata["group_id"]),
+    }
+    # It is one more than was asked for: two groups of three are left, as before it.
+    assert queries.totals(project) == {"groups": 3, "rankings": 1, "wanted": 3}
+    assert queries.own_progress(project, lea) == {"mine": 1, "groups": 3, "rankings": 1, "wanted": 3}
+    assert queries.progress(project)["ranked"] == 1
+
+
+def test_a_lease_is_renewed_while_somebody_is_at_work(project, lea, lou):
+    held = services.next_group(project, lea)
+    with pytest.raises(Conflict):
+        services.renew(held, lou)
+    Lease.objects.update(expires=timezone.now() + timedelta(seconds=30))
+    assert services.renew(held, lea).expires > timezone.now() + services.LEASE - timedelta(seconds=30)
+    # Over, and nobody else has it: it is theirs again.
+    Lease.objects.update(expires=timezone.now() - timedelta(seconds=1))
+    services.renew(held, lea)
+    assert services.next_group(project, lou) != held
+    services.skip(held, lea)
+    with pytest.raises(Conflict):
+        services.renew(held, lea)
+    other = services.next_group(project, lea)
+    services.close(project)
+    with pytest.raises(Conflict, match="closed"):
+        services.renew(other, lea)
 
 
 def test_a_late_ranking_counts_when_nobody_else_has_the_group(project, lea):

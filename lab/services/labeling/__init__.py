@@ -11,6 +11,7 @@ from lab.services.labeling.handout import (
     hand_in,
     next_group,
     next_lease,
+    renew,
     skip,
     undo,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "hand_in",
     "next_group",
     "next_lease",
+    "renew",
     "reopen",
     "rows",
     "set_gold",

@@ -202,16 +202,15 @@ def hand_in(
             raise Conflict("this project is closed: it takes no more rankings")
         if lease is None:
             raise Conflict("this group is not leased to you: ask for the next one")
-        if lease.expires <= now and not lease.round and not _has_room(project, group, account, now):
-            raise Conflict(
-                "your ten minutes were over and somebody else has this group now: ask for the next one"
-            )
+        # Whoever was away for ten minutes may find that others have the group: the work is kept all the same.
+        extra = lease.expires <= now and not lease.round and not _has_room(project, group, account, now)
         lease.delete()
         lease.group = group
         return Ranking.objects.create(
             group=group,
             labeler=account,
             round=lease.round,
+            extra=extra,
             shown=lease.shown,
             seconds=seconds,
             submission=submission,
@@ -253,6 +252,24 @@ def _wrong_marks(scale: int, known: set[str], said: dict[str, Any]) -> list[Fiel
     if scale and not said["all_bad"] and (missing := sorted(known - set(marks))):
         return [FieldError("marks", f"answer {missing[0]} has no mark: give each one 1 to {scale}")]
     return []
+
+
+def renew(group: Group, account: Account) -> Lease:
+    """Make the lease of a group longer, which its labeler is still at work on.
+
+    Raises: Conflict when it is not leased to them, or when it was over and others have the group now.
+    """
+    now = timezone.now()
+    with _alone():
+        project = _locked(group.project)
+        lease = group.leases.filter(labeler=account, skipped=False).first()
+        if lease is None:
+            raise Conflict("this group is not leased to you: ask for the next one")
+        if project.closed:
+            raise Conflict("this project was closed meanwhile")
+        if lease.expires <= now and not lease.round and not _has_room(project, group, account, now):
+            raise Conflict("ten minutes were over and somebody else has this group too: your ranking counts beside theirs")  # fmt: skip
+        return _lease(group, account, now, lease.round)
 
 
 def skip(group: Group, account: Account) -> None:

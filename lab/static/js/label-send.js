@@ -19,9 +19,7 @@ window.Outbox = (labeler, project) => {
   }
   function put(task, body) {
     const submission = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-    const entry = { task, body, at: Date.now() };
-    // Each under a key of its own: two tabs that write at once do not write over each other.
-    try { localStorage.setItem(prefix + submission, JSON.stringify(entry)); } catch { unkept.set(submission, { ...entry, submission }); }
+    write({ task, body, at: Date.now(), submission });
   }
   function drop(submission) {
     unkept.delete(submission);
@@ -42,19 +40,28 @@ window.Outbox = (labeler, project) => {
     return told;
   }
 
-  // Sends all in the order in which they were handed in; answers what the lab refused. Throws when the lab is lost.
-  async function flush() {
+  const waiting = () => entries().filter((entry) => !entry.refused);
+  const held = () => entries().filter((entry) => entry.refused);
+  function write({ submission, ...entry }) {
+    // Each under a key of its own: two tabs that write at once do not write over each other.
+    try { localStorage.setItem(prefix + submission, JSON.stringify(entry)); } catch { unkept.set(submission, { ...entry, submission }); }
+  }
+
+  // Sends all in the order in which they were handed in; answers what the lab refused, which stays here with the reason
+  // until somebody sends it again or has a copy of it. Throws when the lab is lost.
+  async function flush(again = false) {
     const refused = [];
-    for (const { task, body, submission } of entries()) {
+    for (const entry of again ? entries() : waiting()) {
       try {
-        await post(`tasks/${task}/ranking`, { ...body, submission });
+        await post(`tasks/${entry.task}/ranking`, { ...entry.body, submission: entry.submission });
+        drop(entry.submission);
       } catch (error) {
         if (error.lost) throw error;
         refused.push(error.message);
+        write({ ...entry, refused: error.message });
       }
-      drop(submission);
     }
     return refused;
   }
-  return { put, post, flush, entries, owns: (key) => key?.startsWith(prefix) };
+  return { put, post, flush, waiting, held, drop, owns: (key) => key?.startsWith(prefix) };
 };

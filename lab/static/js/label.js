@@ -9,6 +9,7 @@
   const hand = form.querySelector('[data-do="hand"]'), saved = document.getElementById("saved"), strip = document.querySelector(".strip-order");
   const instructions = document.getElementById("instructions"), nothing = document.getElementById("nothing");
   const texts = ["comment", "correction"].map((name) => form.elements[name]).filter(Boolean);
+  const RENEW = 120000; // ms; a lease lasts ten minutes
   const outbox = Outbox(data.labeler, data.project);
   let task = data.task, order = [], past = [], last = -1, bad = false, flags = {}, marks = {}, seconds = 0, since = 0, busy = false, waiting = 0, tries = 0, times = [];
 
@@ -27,8 +28,22 @@
   const say = (text, failed = false) => { saved.textContent = text; saved.classList.toggle("fail", failed); };
   const elapsed = () => seconds + (since ? (performance.now() - since) / 1000 : 0);
 
-  // Time counts while the page is in view.
-  document.addEventListener("visibilitychange", () => { seconds = elapsed(); since = document.hidden ? 0 : performance.now(); });
+  // Time counts while the page is in view, and while somebody is at work here the group stays theirs.
+  let used = true, renewed = performance.now();
+  async function renew() {
+    if (!task || document.hidden || !used || busy || waiting) return;
+    const id = task.id;
+    used = false;
+    renewed = performance.now();
+    try { await outbox.post(`tasks/${id}/lease`); } catch (error) { if (error.status === 409 && task?.id === id) say(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`); }
+  }
+  setInterval(renew, RENEW);
+  for (const kind of ["keydown", "pointerdown", "pointermove", "scroll", "input"]) addEventListener(kind, () => { used = true; }, { capture: true, passive: true });
+  document.addEventListener("visibilitychange", () => {
+    seconds = elapsed();
+    since = document.hidden ? 0 : performance.now();
+    if (!document.hidden && performance.now() - renewed > RENEW) { used = true; renew(); }
+  });
 
   // What was ranked so far, in this browser. Private windows may refuse to keep it; ranking goes on without.
   const key = (id = task.id) => `rank:${data.labeler}:${data.project}:${id}`;
@@ -201,18 +216,19 @@
   }
 
   // Sends what is handed in, now and again until the lab has answered; then comes the next group.
-  async function deliver(words = "Handed in. Undo with u.") {
+  async function deliver(words = "Handed in. Undo with u.", all = false) {
     clearTimeout(waiting);
     waiting = 0;
     try {
-      const refused = await outbox.flush();
+      const refused = await outbox.flush(all);
       tries = 0;
       form.classList.remove("waits");
-      await next(refused[0] || words, refused.length > 0);
+      await next(refused[0] ? `${refused[0]}. It is kept in this browser, see above.` : words, refused.length > 0);
+      drawHeld();
     } catch (error) {
       if (!error.lost) throw error;
       form.classList.add("waits");
-      const kept = outbox.entries().length ? " Your ranking is kept in this browser and sent" : " The next group is fetched";
+      const kept = outbox.waiting().length ? " Your ranking is kept in this browser and sent" : " The next group is fetched";
       say(`${error.message}${kept} ${error.status === 401 ? "when you have signed in again" : "as soon as it does"}.`, true);
       waiting = setTimeout(again, Math.min(15000, 1000 * 2 ** tries++));
     }
@@ -221,8 +237,26 @@
   addEventListener("online", () => { if (waiting) again(); });
   // Another tab has handed in the group that stands here, too.
   addEventListener("storage", (event) => {
+    if (outbox.owns(event.key)) drawHeld();
     if (outbox.owns(event.key) && event.newValue === null && !waiting && JSON.parse(event.oldValue)?.task === task?.id) alone(() => next("Handed in from another tab."));
   });
+
+  // Rankings that the lab refused: shown with the reason, to be sent again or taken home. Only what was taken home can go.
+  const held = document.getElementById("held");
+  function drawHeld() {
+    const kept = outbox.held(), n = kept.length, reasons = [...new Set(kept.map((entry) => entry.refused))].join("; ");
+    held.hidden = !n;
+    held.querySelector("p").textContent = n ? `${n === 1 ? "One ranking was" : `${n} rankings were`} not taken: ${reasons}. ${n === 1 ? "It is" : "They are"} kept in this browser.` : "";
+  }
+  function takeHome() {
+    const rows = outbox.held().map(({ task, body, at, submission, refused }) => JSON.stringify({ project: data.project, task, submission, handed_in: new Date(at).toISOString(), refused, ...body }));
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([`${rows.join("\n")}\n`], { type: "application/x-ndjson" }));
+    link.download = `rankings-kept-${data.project}.jsonl`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    held.querySelector('[data-do="letGo"]').hidden = false;
+  }
 
   const inGroup = (found) => Object.fromEntries(Object.entries(found).map(([i, value]) => [task.shown[i], value]));
   const onScreen = (found, shown) => Object.fromEntries(Object.entries(found).map(([i, value]) => [shown.indexOf(Number(i)), value]));
@@ -250,6 +284,9 @@
       });
     },
     bad: () => change(() => { bad = !bad; if (bad) { order = []; last = -1; } }),
+    resend: () => alone(() => deliver("What was kept in this browser is handed in now.", true)),
+    takeHome,
+    letGo: () => { outbox.held().forEach((entry) => outbox.drop(entry.submission)); drawHeld(); },
     comment: () => form.elements.comment?.focus(),
     correction: () => form.elements.correction?.focus(),
     flags: () => { const at = last >= 0 ? last : 0; answers.children[at]?.querySelector("[data-flag]")?.focus(); },
@@ -347,6 +384,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   texts.forEach((field) => field.addEventListener("input", () => { if (task) keep(); }));
   begin(task);
-  if (outbox.entries().length) alone(() => deliver("What was kept in this browser is handed in now."));
+  drawHeld();
+  if (outbox.waiting().length) alone(() => deliver("What was kept in this browser is handed in now."));
   else if (task && !recall()) say("Saved in this browser as you go");
 })();
