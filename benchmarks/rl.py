@@ -308,9 +308,6 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--eager", action="store_true", help="leave out ours compiled, which begins minutes later"
-    )
     parser.add_argument("--micro", type=int, help="rows of TRL's micro-batches; all of a step by default")
     parser.add_argument("--cases", help="names, with commas")
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
