@@ -136,13 +136,14 @@ def _hurried(parts: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _flags(project: Project, rankings: list[Ranking], agreed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How often each was used, and how far labelers agree on it: percent and alpha, both with their intervals."""
     counts = dict.fromkeys(project.flags, 0)
     for ranking in rankings:
         for names in ranking.flags.values():
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
-    alpha = {one["flag"]: one["alpha"]["value"] for one in agreed}
-    found = [{"name": name, "n": n, "alpha": alpha.get(name)} for name, n in counts.items()]
+    measured = {one["flag"]: {"agreement": one["agreement"], "alpha": one["alpha"]} for one in agreed}
+    found = [{"name": name, "n": n} | measured.get(name, {}) for name, n in counts.items()]
     return sorted(found, key=lambda one: -one["n"])
 
 

@@ -141,7 +141,7 @@ def test_the_page_tells_who_was_asked_and_that_a_newer_model_has_come(browser, p
     assert "its scores are being stored" in browser().get(page).content.decode()
     services.take_scores()
     told = browser().get(page).content.decode()
-    assert "2 of 4 groups have a score" in told and "ensemble" in told and "0.22" in told
+    assert "2 of 4 groups have a score" in told and "ensemble" in told and "22.0 %" in told
     assert BUTTON in told and "ask again" not in told and "handed out at random" not in told
     services.change(project, next_group="random")
     assert "handed out at random" in browser().get(page).content.decode()

@@ -236,3 +236,23 @@ def test_a_group_in_dispute_is_settled_on_its_page(browser, ranked):
     assert browser("labeler").get(address).status_code == 403
     assert browser(None).get(address)["Location"].startswith("/sign-in")
     assert browser().get(f"/labeling/{ranked.pk}/groups/999999").status_code == 404
+
+
+def test_each_flag_has_its_agreement_and_alpha_with_their_intervals(browser, account, tmp_home):
+    project = services.create_project("flagged", making.rollouts(5, ["yes", "no"]), "Best first.", 2)
+    for name, flagged in (("lea", {"g0", "g1", "g2"}), ("lou", {"g0", "g1"})):
+        labeler = account("labeler", name)
+        for _ in range(5):
+            group = services.next_group(project, labeler)
+            flags = {"0": ["untrue"]} if group.metadata["group_id"] in flagged else {}
+            services.hand_in(group, labeler, [[0], [1]], flags=flags)
+    page = browser().get(f"/labeling/{project.pk}").content.decode()
+    row = re.search(r'<tr><th scope="row">untrue</th>.*?</tr>', page, re.DOTALL)[0]
+    # Of ten answers nine alike. Alpha: 5 of 20 judgements say untrue, so by chance 2 · 5 · 15 / (20 · 19) would differ,
+    # and a tenth does: 1 - 0.1 / 0.3947.
+    cells = re.findall(r'<td class="num">(.*?)</td>', row, re.DOTALL)
+    assert cells[0].startswith("5<br>") and "25 %" in cells[0]
+    assert cells[1].startswith("90 %") and re.search(r"\d+ % to \d+ %", cells[1])
+    assert cells[2].startswith("0.75") and re.search(r"[−0-9.]+ to [0-9.]+", cells[2])
+    few = services.create_project("few", making.rollouts(2, ["yes", "no"], "0000ffff"))
+    assert "too few" in browser().get(f"/labeling/{few.pk}").content.decode()

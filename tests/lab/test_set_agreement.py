@@ -1,6 +1,7 @@
 """How far those agree who ranked a dataset: its tab, its API, and what an import measures of real sets."""
 
 import json
+import re
 
 import pytest
 
@@ -43,6 +44,8 @@ def test_the_tab_shows_both_figures_each_labeler_and_what_they_wrote_as_text(bro
     assert "&lt;img src=x" in page and "<img src" not in page
     assert "lou" in page and "Programs against the people" in page and "a judge" in page
     assert "untrue" in page
+    # Each flag with both measures, and the interval of either below it.
+    assert re.search(r"untrue</th>.*?\d+ % to \d+ %.*?</tr>", page, re.DOTALL)
     assert 'href="?view=agreement"' in browser().get(f"/datasets/{ranked.pk}").content.decode()
 
 
