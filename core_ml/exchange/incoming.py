@@ -9,7 +9,8 @@ from core_ml.exchange import huggingface
 from core_ml.model import checkpoint
 from core_ml.tokenizer import formats
 from core_ml.tokenizer.described import parse
-from core_ml.tokenizer.protocol import Protocol, recognize
+from core_ml.tokenizer.protocol import Protocol
+from core_ml.tokenizer.templates import recognize
 from core_ml.tokenizer.tokenizer import MAX_FILE_BYTES, SEP, Tokenizer
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _protocol(folder: Path, plain: Tokenizer) -> Protocol | None:
     if plain.has_chat and SEP in template:
         return None  # a folder of ours
     try:
-        return recognize(template)
+        return recognize(template, [plain.name(id) for id in plain.special_ids])
     except UserError as error:
         raise UserError(error.message, field="role") from None
 

@@ -241,8 +241,13 @@ def _answers(model: Any, tokenizer: Any, questions: list[Any], n_tokens: int, st
 def _question(tokenizer: Any, prompt: list[int]) -> str:
     """What the last message before the answer says: what stands between its last two marks.
 
-    In the lab's own protocol that is without its role; ChatML writes the role as text.
+    In the lab's own protocol that is without its role; ChatML writes the role as text. Where questions end without a
+    token of their own it is what stands behind the last mark.
     """
+    if tokenizer.protocol is not None and tokenizer.protocol.question is not None:
+        last = max(place for place, id in enumerate(prompt, 1) if id not in tokenizer.special_ids)
+        begin = max(place for place in range(last) if prompt[place] in tokenizer.special_ids)
+        return tokenizer.decode(prompt[begin + 1 : last]).strip()
     last = len(prompt) - 1 - prompt[::-1].index(tokenizer.end_id)
     begin = max(place for place in range(last) if prompt[place] in tokenizer.special_ids)
     return tokenizer.decode(prompt[begin + 1 : last]).strip()

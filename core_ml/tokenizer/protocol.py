@@ -1,17 +1,15 @@
-"""How other labs write conversations: two protocols that their chat templates come to, and which of them one is.
+"""How other labs write conversations, in the few ways that their chat templates come to.
 
-A template is a program, and a stranger's is not run here. It is read as far as it can be: it must write the marks
-of one of these protocols and none of the things that they do not have. What is kept of it is `chat.json`, beside
-the tokenizer.
+What is kept of a template is `chat.json`, beside the tokenizer. Most name each speaker between marks; Llama 2 and
+Mistral write `[INST]` around a question, and what the system says into the first one.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,8 +18,8 @@ from core_ml.errors import UserError
 from core_ml.tokenizer.special import Message
 
 FILE = "chat.json"
-MAX_TEMPLATE_CHARS = 100_000
-Encode = Callable[[str], list[int]]
+Encode = Callable[[Literal["mark", "text"], str], list[int]]
+"""Ids of a text, and what stands before it."""
 
 
 class Protocol(BaseModel):
@@ -42,6 +40,17 @@ class Protocol(BaseModel):
     """Without the white space around what is said."""
     default_system: str | None = None
     """What the system says where a conversation does not begin with it."""
+    assistant: str = "assistant"
+    """What it calls who answers."""
+    tokens: tuple[str, ...] = ()
+    """Special tokens among the pieces, beside those that look `<|like this|>`."""
+    question: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """What stands before and behind a question, where only answers end with `end` and nobody is named."""
+    answer: tuple[str, str] = ("", "")
+    """Text around an answer, which is written with it."""
+    trims_answers: bool = False
+    system: tuple[str, str] | None = None
+    """Around what the system says at the head of the first question, where it has no turn of its own."""
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -59,8 +68,10 @@ class Protocol(BaseModel):
     @cached_property
     def marks(self) -> set[str]:
         """The special tokens that a tokenizer needs for it."""
-        pieces = (*self.begin, *self.opening, *self.closing, self.end)
-        return {piece for piece in pieces if piece.startswith("<|")}
+        pieces = {*self.begin, *self.opening, *self.closing, self.end}
+        for side in self.question or ():
+            pieces.update(side)
+        return {piece for piece in pieces if piece.startswith("<|") or piece in self.tokens}
 
     def conversation(
         self, messages: Sequence[Message], encode: Encode, ids: dict[str, int]
@@ -68,28 +79,56 @@ class Protocol(BaseModel):
         """As `Tokenizer.conversation`; `ids` are those of the marks. Raises UserError."""
         if self.default_system is not None and (not messages or messages[0]["role"] != "system"):
             messages = [Message(role="system", content=self.default_system), *messages]
+        head = ""
+        if self.system is not None and messages and messages[0]["role"] == "system":
+            head, messages = self._head(messages[0]), messages[1:]
+            if not messages or messages[0]["role"] != "user":
+                raise UserError(
+                    f"{self.name} writes what the system says into the first question: let one follow it",
+                    field="messages",
+                )
         pieces = [*map(self._piece, self.begin)]
         for message in messages:
-            trained = message["role"] == "assistant"
-            pieces += [*self._opening(message["role"]), Piece(self._content(message), trained)]
-            pieces += [Piece(self.end, trained, is_mark=True), *map(self._piece, self.closing)]
+            pieces += self._turn(message, head)
+            head = ""
         return _encoded(pieces, encode, ids)
 
     def prompt(self, messages: Sequence[Message], encode: Encode, ids: dict[str, int]) -> list[int]:
         opening = _encoded(self._opening("assistant"), encode, ids)[0]
         return self.conversation(messages, encode, ids)[0] + opening
 
+    def _turn(self, message: Message, head: str) -> list["Piece"]:
+        opening = self._opening(message["role"])
+        if self.question is not None and message["role"] == "user":
+            before, after = ([*map(self._piece, side)] for side in self.question)
+            said = head + self._said(message)
+            return [*before, Piece(said.strip() if self.trims else said), *after]
+        trained, content = message["role"] == "assistant", self._said(message)
+        if self.trims or (trained and self.trims_answers):
+            content = content.strip()
+        if trained:
+            content = self.answer[0] + content + self.answer[1]
+        closing = map(self._piece, self.closing)
+        return [*opening, Piece(content, trained), Piece(self.end, trained, is_mark=True), *closing]
+
+    def _head(self, message: Message) -> str:
+        assert self.system is not None
+        return self.system[0] + self._said(message) + self.system[1]
+
     def _opening(self, role: str) -> list["Piece"]:
-        if role not in self.roles:
+        if role not in self.roles or (role == "system" and self.system is not None):
+            first = ", at the beginning alone" if role in self.roles else ""
             raise UserError(
-                f"a message has the role {role!r}: {self.name} has {', '.join(self.roles)}", field="messages"
+                f"a message has the role {role!r}: {self.name} has {', '.join(self.roles)}{first}",
+                field="messages",
             )
-        return [self._piece(piece.replace("{role}", role)) for piece in self.opening]
+        called = self.assistant if role == "assistant" else role
+        return [self._piece(piece.replace("{role}", called)) for piece in self.opening]
 
     def _piece(self, text: str) -> "Piece":
         return Piece(text, is_mark=text in self.marks)
 
-    def _content(self, message: Message) -> str:
+    def _said(self, message: Message) -> str:
         parts = message.get("parts") or []
         other = next((part["type"] for part in parts if part["type"] != "text"), None)
         if other is not None:
@@ -97,12 +136,16 @@ class Protocol(BaseModel):
                 f"a part of a message is of type {other!r}, which {self.name} has no marks for",
                 field="messages",
             )
-        content = "".join(part["text"] for part in parts) if parts else message["content"]
-        return content.strip() if self.trims else content
+        return "".join(part["text"] for part in parts) if parts else message["content"]
 
     def template(self) -> str:
         """A chat template for `transformers` that writes this protocol."""
+        if self.question is not None:
+            return self._template_of_questions(*map("".join, self.question))
         said = "message['content'] | trim" if self.trims else "message['content']"
+        role = "message['role']"
+        if self.assistant != "assistant":
+            role = f"('{self.assistant}' if message['role'] == 'assistant' else message['role'])"
         opening = "".join(self.opening)
         parts = ["".join(self.begin)]
         if self.default_system is not None:
@@ -112,9 +155,32 @@ class Protocol(BaseModel):
         before, _, after = (json.dumps(text) for text in opening.partition("{role}"))
         closing = json.dumps(self.end + "".join(self.closing))
         parts.append(
-            f"{{% for message in messages %}}{{{{ {before} + message['role'] + {after} }}}}{{{{ {said} }}}}"
+            f"{{% for message in messages %}}{{{{ {before} + {role} + {after} }}}}{{{{ {said} }}}}"
             f"{{{{ {closing} }}}}{{% endfor %}}{{% if add_generation_prompt %}}"
-            f"{{{{ {json.dumps(opening.replace('{role}', 'assistant'))} }}}}{{% endif %}}"
+            f"{{{{ {json.dumps(opening.replace('{role}', self.assistant))} }}}}{{% endif %}}"
+        )
+        return "".join(parts)
+
+    def _template_of_questions(self, before: str, after: str) -> str:
+        asked = "content | trim" if self.trims else "content"
+        answered = "message['content'] | trim" if self.trims or self.trims_answers else "message['content']"
+        begins, ends = map(json.dumps, self.answer)
+        head, turns = "''", "messages"
+        parts = ["".join(self.begin)]
+        if self.system is not None:
+            around = [json.dumps(text) for text in self.system]
+            parts.append(
+                "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+                f"{{% set head = {around[0]} + messages[0]['content'] + {around[1]} %}}"
+                "{% else %}{% set turns = messages %}{% set head = '' %}{% endif %}"
+            )
+            head, turns = "(head if loop.first else '')", "turns"
+        parts.append(
+            f"{{% for message in {turns} %}}{{% if message['role'] == 'user' %}}"
+            f"{{% set content = {head} + message['content'] %}}"
+            f"{{{{ {json.dumps(before)} + {asked} + {json.dumps(after)} }}}}{{% else %}}"
+            f"{{{{ {begins} + {answered} + {ends} + {json.dumps(self.end)} }}}}{''.join(self.closing)}"
+            "{% endif %}{% endfor %}"
         )
         return "".join(parts)
 
@@ -130,47 +196,13 @@ class Piece(NamedTuple):
 def _encoded(pieces: Sequence[Piece], encode: Encode, marks: dict[str, int]) -> tuple[list[int], list[int]]:
     ids: list[int] = []
     mask: list[int] = []
+    before: Literal["mark", "text"] = "mark"
     # Text between two marks is encoded as a whole, as a template's text is; only what a model is to write stands
     # by itself, as it will when the model writes it.
     for (is_mark, trained), group in groupby(pieces, key=lambda piece: (piece.is_mark, piece.trained)):
         texts = [piece.text for piece in group]
-        found = [marks[text] for text in texts] if is_mark else encode("".join(texts))
+        found = [marks[text] for text in texts] if is_mark else encode(before, "".join(texts))
+        before = "mark" if is_mark else "text"
         ids += found
         mask += [int(trained)] * len(found)
     return ids, mask
-
-
-CHATML = Protocol(name="ChatML", opening=("<|im_start|>", "{role}\n"), end="<|im_end|>", closing=("\n",))
-LLAMA3 = Protocol(
-    name="Llama 3",
-    begin=("<|begin_of_text|>",),
-    opening=("<|start_header_id|>", "{role}", "<|end_header_id|>", "\n\n"),
-    end="<|eot_id|>",
-    trims=True,
-)
-# What a template may do that these protocols do not have: it changes what is written with the day or a switch.
-BEYOND = ("strftime_now", "date_string", "Today Date", "custom_instructions", "reasoning_mode")
-_SYSTEM = re.compile(r"<\|im_start\|>system\\n([^'\"{}<]+)<\|im_end\|>")
-
-
-def recognize(template: str) -> Protocol:
-    """The protocol that a chat template writes. Raises UserError that tells what is in the way."""
-    known = f"{CHATML.name} and {LLAMA3.name} are"
-    if len(template) > MAX_TEMPLATE_CHARS:
-        raise UserError("its chat template is too long to be read: import it as a base model")
-    beyond = next((word for word in BEYOND if word in template), None)
-    if beyond is not None:
-        raise UserError(
-            f"its chat template writes more than what is said ({beyond}), which cannot be mapped: "
-            "import it as a base model, to be completed or fine-tuned"
-        )
-    if LLAMA3.marks - {"<|begin_of_text|>"} <= {mark for mark in LLAMA3.marks if mark in template}:
-        return LLAMA3
-    if "<|im_start|>assistant\\n" in template and CHATML.end in template:
-        system = _SYSTEM.search(template)
-        return CHATML.model_copy(update={"default_system": _unescaped(system[1]) if system else None})
-    raise UserError(f"its chat template is of a protocol that is not covered: {known}")
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\n", "\n").replace("\\'", "'")

@@ -349,7 +349,7 @@ class Tokenizer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A conversation up to the point where the assistant writes: the model goes on from here."""
         if self.protocol is not None:
-            return self.protocol.prompt(messages, self.encode, self._marks)
+            return self.protocol.prompt(messages, self.encode_after, self._marks)
         return self.conversation(messages)[0] + self._opening("assistant")
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
@@ -359,7 +359,7 @@ class Tokenizer:
         them; never its role, and never what a tool answered.
         """
         if self.protocol is not None:
-            return self.protocol.conversation(messages, self.encode, self._marks)
+            return self.protocol.conversation(messages, self.encode_after, self._marks)
         ids: list[int] = []
         mask: list[int] = []
         for message in messages:
@@ -376,7 +376,7 @@ class Tokenizer:
         return ids, mask
 
     def _part(self, part: Part) -> list[int]:
-        text, kind = self.encode(part["text"]), part["type"]
+        text, kind = self.encode_after("mark", part["text"]), part["type"]
         if kind == "text":
             return text
         if kind not in self.part_ids:
@@ -396,4 +396,4 @@ class Tokenizer:
             raise UserError(
                 "this tokenizer has no tokens for conversations: import it, which adds them", field="messages"
             )
-        return [self.start_id, *self.encode(role), self.sep_id]
+        return [self.start_id, *self.encode_after("mark", role), self.sep_id]

@@ -13,14 +13,14 @@ import transformers
 
 from core_ml import artifact
 from core_ml.errors import UserError
-from core_ml.events import Resumed, Summary
-from core_ml.exchange import huggingface
+from core_ml.events import Resumed, Sample, Summary
+from core_ml.exchange import gguf_tokenizer, huggingface
 from core_ml.execute import read_config
 from core_ml.model import checkpoint
 from core_ml.recipes import sft
 from core_ml.recipes.import_model import ImportModelConfig, run
 from core_ml.sampling.generate import generate
-from tests.core_ml import published, small
+from tests.core_ml import foreign, published, small, test_templates
 from tests.core_ml.models import workspace, write_checkpoint
 from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, WITH_SYSTEM, theirs
 from tests.core_ml.test_sft import SMALL
@@ -218,6 +218,82 @@ def test_an_imported_model_is_fine_tuned_here_and_leaves_again(name, template, o
     spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
     found = spoken.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert found == tokenizer.prompt(MESSAGES)
+
+
+ANEW = {
+    "llama": (foreign.llama2, test_templates.LLAMA2, "<s>", "</s>"),
+    "mistral": (foreign.llama2, test_templates.MISTRAL_1, "<s>", "</s>"),
+    "gemma2": (foreign.gemma, test_templates.GEMMA_2, "<bos>", "<end_of_turn>"),
+}
+
+
+def released(path: Path, name: str) -> transformers.PreTrainedModel:
+    """A model with a tokenizer whose tokens are SentencePiece's, as Llama 2, Mistral and Gemma 2 were released."""
+    make, template, bos, eos = ANEW[name]
+    inner = make()
+    model = published.make(name, vocab_size=inner.get_vocab_size() + 3)
+    model.save_pretrained(path)
+    spoken = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos)
+    spoken.chat_template = template
+    spoken.save_pretrained(path)
+    return model
+
+
+@pytest.mark.parametrize("name", ANEW)
+@pytest.mark.parametrize("role", ["base", "chat"])
+def test_models_with_tokenizers_of_characters_go_on_as_elsewhere_and_leave_as_they_came(name, role, tmp_path):
+    wanted = released(tmp_path / "in", name)
+    made = bring(tmp_path, path=str(tmp_path / "in"), role=role)
+    model, tokenizer = checkpoint.load(made.path, "cpu")
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    text = "the cat, 日本語 says"
+    assert tokenizer.bos_id == spoken.bos_token_id and not tokenizer.is_of_bytes
+    if role == "base":
+        ids = spoken(text).input_ids
+        assert [tokenizer.bos_id, *tokenizer.encode(text)] == (
+            ids if ids[0] == tokenizer.bos_id else [tokenizer.bos_id, *ids]
+        )
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+    else:
+        messages = [{"role": "user", "content": text}]
+        ids = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert tokenizer.prompt(messages) == ids
+        assert f"It talks in {tokenizer.protocol.name}" in made.manifest.summary["findings"][0]
+    found = generate(model, [ids], max_new_tokens=12, temperature=0, seed=0)[0].ids
+    prompt = torch.tensor([ids])
+    theirs_ids = wanted.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, eos_token_id=None
+    )
+    assert found == theirs_ids[0, len(ids) :].tolist()
+    (tmp_path / "again").mkdir()
+    assert huggingface.save(tmp_path / "again", made) == name
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again(text).input_ids == spoken(text).input_ids
+    if role == "chat":
+        assert again.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == ids
+    with pytest.raises(UserError, match="export it as a Hugging Face folder"):
+        gguf_tokenizer.write(None, tokenizer, model.config.vocab_size, role)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("llama", {"role": "chat"}), ("gemma2", {"role": "chat"}), ("mistral", {"chat_tokens": True})],
+)
+def test_such_a_model_is_fine_tuned_here(name, options, tmp_path):
+    released(tmp_path / "in", name)
+    made = bring(tmp_path, path=str(tmp_path / "in"), **options)
+    workspace_of = small.workspace(
+        sft.RECIPE,
+        tmp_path / "tuned",
+        checkpoint=made.path,
+        conversations=small.conversations(tmp_path / "conversations"),
+    )
+    config = read_config(sft.RECIPE, {**SMALL, "muon_lr": 0.005})
+    events = list(sft.RECIPE.run(config, workspace_of))
+    curve = [value for _, value in small.curves(events)["val_loss"]]
+    assert curve[-1] < 0.9 * curve[0]
+    samples = [event for event in events if isinstance(event, Sample)]
+    assert samples and all(sample.prompt and "<" not in sample.prompt for sample in samples)
 
 
 COMMIT = "a" * 40

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from core_ml.errors import UserError
-from core_ml.tokenizer.protocol import CHATML, LLAMA3, Protocol, recognize
+from core_ml.tokenizer.protocol import Protocol
+from core_ml.tokenizer.templates import CHATML, LLAMA3, recognize
 from core_ml.tokenizer.tokenizer import Tokenizer
 from tests.core_ml.models import TEXTS
 
@@ -121,8 +122,8 @@ def test_it_is_kept_beside_the_tokenizer(tmp_path):
     ("template", "told"),
     [
         (
-            "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}",
-            "not covered: ChatML and Llama 3 are",
+            "{% for m in messages %}### {{ m.role }}: {{ m.content }}{% endfor %}",
+            "not covered: ChatML, those of Llama 2 and 3, Mistral's and Gemma's are",
         ),
         ("{{ strftime_now('%d') }}" + LLAMA3_TEMPLATE, "strftime_now"),
         ("x" * 200_000, "too long"),
