@@ -10,6 +10,7 @@ from core_ml.config import RecipeConfig, setting
 from core_ml.errors import UserError
 from core_ml.events import Event, Figure, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
+from core_ml.sampling import settings
 from core_ml.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from core_ml.tokenizer.tokenizer import Tokenizer
 
 CHUNK = 64  # prompts that are sampled, written and counted as done together
-SAMPLING = "Sampling"
 
 
 class RolloutsConfig(RecipeConfig):
@@ -34,20 +34,13 @@ class RolloutsConfig(RecipeConfig):
     temperature: float = setting(
         1.0, "1 samples as the model believes, lower is safer, 0 always takes the likeliest.", ge=0, le=5
     )
-    top_p: float = setting(
-        1.0,
-        "Sample among the likeliest tokens that together reach this probability.",
-        group=SAMPLING,
-        gt=0,
-        le=1,
-    )
-    top_k: int | None = setting(
-        None,
-        "Sample among this many likeliest tokens only; empty for all.",
-        group=SAMPLING,
-        ge=1,
-        le=1_000_000,
-    )
+    top_p: settings.TopP
+    top_k: settings.TopK
+    min_p: settings.MinP
+    repetition_penalty: settings.RepetitionPenalty
+    presence_penalty: settings.PresencePenalty
+    frequency_penalty: settings.FrequencyPenalty
+    stop: settings.StopStrings
     seed: int = setting(0, "Which prompts are drawn, and how.", ge=0, le=2**31 - 1)
     threads: int | None = setting(
         None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
@@ -103,20 +96,21 @@ def _sample(
     """Returns the rows of one chunk; its draws depend on the seed and its number only, so that it may be done in any attempt."""
     from core_ml.feedback.batches import as_prompt
     from core_ml.sampling.generate import Completion, generate_in_batches
+    from core_ml.sampling.stops import Stops
 
     n = config.n_completions
     ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
     completions = [Completion() for _ in ids]
+    stops = Stops(config.stop, tokenizer.token_bytes) if config.stop else None
     for _ in generate_in_batches(
         model,
         ids,
         completions,
         max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
         stop_ids=(tokenizer.end_id,),
+        stops=stops,
         seed=config.seed * 1_000_003 + number,
+        **settings.sampling_of(config),
     ):
         # So that a request to stop is heard within a chunk of large models too.
         yield Progress(number * CHUNK, config.n_prompts, "prompts", "sampling")
@@ -124,11 +118,12 @@ def _sample(
     first = config.skip_prompts + number * CHUNK  # so that no id stands for two prompts of one seed
     for i, prompt in enumerate(prompts):
         group = completions[i * n : (i + 1) * n]
+        texts = [tokenizer.decode(completion.ids) for completion in group]
         rows.append(
             {
                 "group_id": f"g{first + i:06d}",
                 "prompt": prompt.text,
-                "completions": [tokenizer.decode(completion.ids) for completion in group],
+                "completions": [stops.cut(text) if stops else text for text in texts],
                 "logprobs": [completion.logprobs for completion in group],
                 "ended": [completion.ended for completion in group],
                 "metadata": prompt.metadata,

@@ -4,6 +4,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from core_ml.errors import UserError
 from core_ml.model.device import precision
@@ -11,6 +12,7 @@ from core_ml.model.gpt import GPT
 from core_ml.sampling.products import full
 from core_ml.sampling.sampler import Row, Sampler
 from core_ml.sampling.settings import Sampling
+from core_ml.sampling.stops import Stops
 
 MAX_ROWS = 256
 CACHE_BYTES = 1 << 30
@@ -22,7 +24,7 @@ REPORT_EVERY = 32
 class Completion:
     """`ids` with their `logprobs` under the model itself, at temperature 1 and untruncated; a stop token is part of it.
 
-    `ended` is true when it came to a stop token, false when it ran out of room.
+    `ended` is true when it came to a stop token or a stop string, false when it ran out of room.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -34,7 +36,7 @@ class Completion:
         assert row.last is not None
         self.ids.append(row.last.id)
         self.logprobs.append(row.last.logprob)
-        self.ended = row.last.id in stop_ids
+        self.ended = row.last.id in stop_ids or row.finished
 
 
 def generate(
@@ -42,13 +44,16 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
     stop_ids: Collection[int] = (),
+    stops: Stops | None = None,
     seed: int,
+    **how: Any,
 ) -> list[Completion]:
     """One completion for each prompt, in their order. The same for the same seed and place in the list.
+
+    Args:
+        stops: texts that end a completion as well; the tokens that complete one are part of it.
+        how: fields of `Sampling`.
 
     A completion also ends, with `ended` false, where `max_seq_len` leaves no room.
     Raises: UserError for a prompt that is empty or leaves no room at all.
@@ -59,11 +64,10 @@ def generate(
         prompts,
         completions,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
         stop_ids=stop_ids,
+        stops=stops,
         seed=seed,
+        **how,
     ):
         del batch
     return completions
@@ -75,15 +79,15 @@ def generate_in_batches(
     completions: list[Completion],
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
     stop_ids: Collection[int] = (),
+    stops: Stops | None = None,
     seed: int,
+    **how: Any,
 ) -> Iterator[list[int]]:
     """As `generate`, filling `completions`; yields the indices of those that are done, now and then, for reports."""
-    how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    rows = rows_of(model, prompts, how, max_new_tokens, seed)
+    rows = rows_of(model, prompts, Sampling(**how), max_new_tokens, seed)
+    for row in rows:
+        row.stops = stops
     index_of = {row: index for index, row in enumerate(rows)}
     done: list[int] = []
     for row in complete(model, rows if max_new_tokens else [], stop_ids):

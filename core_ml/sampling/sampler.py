@@ -23,6 +23,7 @@ from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
 from core_ml.sampling.slots import Slots
 from core_ml.sampling.step import Step
+from core_ml.sampling.stops import Stops
 
 Top = list[tuple[int, float]]
 SHARING = 4  # rows of one prompt from which on reading it once saves more than the rearranging costs
@@ -57,10 +58,13 @@ class Row:
     prompt_draws: list[Draw] = field(default_factory=list)
     """Log-probabilities of the prompt's tokens from the second on, if they were asked for."""
     shape: Shape | None = None
+    stops: Stops | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether its grammar allows nothing more."""
+        """Whether its grammar allows nothing more, or its text has come to a stop string."""
+        if self.stops is not None and self.stops.reached(self.ids):
+            return True
         return self.shape is not None and self.shape.finished
 
 

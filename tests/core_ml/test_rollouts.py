@@ -44,6 +44,37 @@ def test_each_prompt_has_its_group_of_answers_with_a_logprob_for_each_token(tmp_
     assert 0 <= summary["liked"] <= summary["correct"] <= 1
 
 
+def test_answers_end_before_a_stop_string_and_penalties_reach_the_sampler(tmp_path, inputs):
+    free = [text for row in _texts(tmp_path / "free", inputs) for text in row]
+    pairs = [text[at : at + 2] for text in free for at in range(2, len(text) - 1)]
+    stop = next(pair for pair in pairs if pair.isascii())  # and no half of a character
+    config = SMALL.model_copy(update={"stop": (stop, "never")})
+    list(run(config, workspace(tmp_path / "stopped", inputs)))
+    stopped = rows_of(tmp_path / "stopped")
+    n_cut = 0
+    for text, short, ended in zip(
+        free,
+        [text for row in stopped for text in row["completions"]],
+        [ended for row in stopped for ended in row["ended"]],
+        strict=True,
+    ):
+        assert short == text.partition(stop)[0]
+        n_cut += stop in text
+        assert ended or stop not in text
+    assert n_cut > 0
+    assert [text for row in _texts(tmp_path / "min_p", inputs, min_p=1.0) for text in row] == [
+        text for row in _texts(tmp_path / "greedy", inputs, temperature=0.0) for text in row
+    ]
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        changed = [text for row in _texts(tmp_path / name, inputs, **{name: 2.0}) for text in row]
+        assert changed != free
+
+
+def _texts(path, inputs, **more):
+    list(run(SMALL.model_copy(update=more), workspace(path, inputs)))
+    return [row["completions"] for row in rows_of(path)]
+
+
 def test_a_run_that_was_killed_does_no_chunk_twice_and_ends_with_the_same_rows(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(rollouts, "CHUNK", 3)
     whole = list(run(SMALL, workspace(tmp_path / "whole", inputs)))

@@ -9,6 +9,7 @@ from core_ml.sampling import generate as generating
 from core_ml.sampling.choose import choose
 from core_ml.sampling.generate import Completion, generate, generate_in_batches
 from core_ml.sampling.settings import Sampling
+from core_ml.sampling.stops import Stops
 
 PROMPTS = [[1], [4, 8, 15, 16, 23, 42], [2, 7, 1], [9, 9]]
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
@@ -119,3 +120,14 @@ def test_between_batches_a_caller_stands_outside_the_contexts_of_sampling(
         assert all(len(completions[i].ids) == 4 for i in indices)
         told += indices
     assert sorted(told) == [0, 1, 2, 3]
+
+
+def test_a_stop_string_is_found_across_tokens_and_within_one() -> None:
+    stops = Stops(
+        ["\u00e9t\u00e9", "END"], [b"", b"x\xc3", b"\xa9", b"t", b"\xc3\xa9y", b"aENDb", b"EN", b"D"]
+    )
+    assert stops.reached([1, 2, 3, 4]) and not stops.reached([1, 2, 3]) and not stops.reached([2, 3, 4])
+    assert stops.reached([5]) and stops.reached([6, 7]) and not stops.reached([7, 6])
+    assert stops.reached([6, 0, 7]) and not stops.reached([5, *[3] * 9])
+    assert not stops.reached([99])
+    assert stops.cut("an \u00e9t\u00e9 END") == "an " and stops.cut("none") == "none"
