@@ -1,16 +1,19 @@
 """Trains a ladder of small networks, fits how loss falls with size and tokens, and says what a budget should buy."""
 
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.errors import UserError
 from core_ml.events import Event, Figure, Log, Progress, Summary
 from core_ml.recipe import Cost, Input, Preset, Recipe, Stage
 from core_ml.training.config import CORE_FLOPS, PretrainConfig
-from core_ml.training.scaling_law import FLOPS, Law, Point, bootstrap, fit, interval
+from core_ml.training.scaling_law import FEWEST, FLOPS, Law, Point, bootstrap, fit, interval
 from core_ml.workspace import Workspace
 
 OPTIMIZER, REPORTS, MACHINE = "Optimizer", "Reports", "Machine"
@@ -91,13 +94,17 @@ def networks(config: ScalingConfig, workspace: Workspace) -> list[str]:
 
 
 def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Event]:
-    """One network from nothing to its loss."""
+    """One network from nothing to its loss. One that cannot be trained makes no point, and is left out of the law.
+
+    There is no state to go back to, and beginning again would repeat every update to the same end.
+    """
     import torch
 
     from core_ml.model import device
     from core_ml.model.gpt import GPT
     from core_ml.tokenizer.tokenizer import Tokenizer
     from core_ml.training.evaluate import Validation
+    from core_ml.training.guard import Spoilt
     from core_ml.training.loss import backward
     from core_ml.training.mixture import opened
     from core_ml.training.optim import optimizers
@@ -120,10 +127,20 @@ def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Ev
     )
     for step in range(1, one.steps + 1):
         ids = torch.from_numpy(batches.batch(step)).to(target)
-        update(step, backward(model, ids, device.tokens_at_once(target)))
+        try:
+            told = update(step, backward(model, ids, device.tokens_at_once(target)))
+        except Spoilt as spoilt:
+            yield Log(f"{name} was given up at update {step} of {one.steps}: {spoilt.reason}", "warning")
+            return
+        for event in told:
+            if isinstance(event, Log):
+                yield replace(event, message=f"{name}: {event.message}")
         yield Progress(step, one.steps, message=f"training {name}")
     validation = Validation(mixture.windows(one.seq_len, one.val_tokens), tokenizer)
     loss = yield from validation.measure(model)
+    if not math.isfinite(loss):
+        yield Log(f"{name} was given up: its loss on validation text is {loss}", "warning")
+        return
     tokens = one.n_tokens
     point = {"n_parameters": model.config.n_parameters, "tokens": tokens, "loss": loss, "depth": one.n_layer}
     assert workspace.shard_dir is not None
@@ -138,8 +155,18 @@ def train(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Ev
 
 def conclude(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator[Event]:
     """The law of all networks, with intervals, and what it proposes."""
-    rows = [json.loads((folder / POINT).read_text()) for folder in workspace.shards("train")]
+    folders = workspace.shards("train")
+    rows = [json.loads((folder / POINT).read_text()) for folder in folders if (folder / POINT).exists()]
+    given_up = [folder.name for folder in folders if not (folder / POINT).exists()]
     points = [Point(row["n_parameters"], row["tokens"], row["loss"]) for row in rows]
+    said = _given_up(given_up)
+    if said:
+        yield Log(said[0], "warning")
+        if len(points) < FEWEST:
+            raise UserError(
+                f"{len(points)} of {len(folders)} networks could be trained, and a law needs {FEWEST}",
+                hint="Lower muon_lr and adam_lr, or add depths and ratios.",
+            )
     law = fit(points)
     yield Progress(0, None, message="drawing again")
     laws = bootstrap(points, DRAWS, config.seed)
@@ -158,7 +185,16 @@ def conclude(name: str, config: ScalingConfig, workspace: Workspace) -> Iterator
         "proposed_loss": round(law.loss(n_parameters, tokens), 4),
         "law": {"floor": law.floor, "a": law.a, "alpha": law.alpha, "b": law.b, "beta": law.beta},
     }
-    yield Summary({**summary, "findings": _findings(points, law, laws, config.budget, sizes, reads)})
+    findings = _findings(points, law, laws, config.budget, sizes, reads)
+    yield Summary({**summary, "findings": [*findings, *said]})
+
+
+def _given_up(names: list[str]) -> list[str]:
+    """A sentence about the networks that are not in the law, where there are any."""
+    if not names:
+        return []
+    listed = ", ".join(names)
+    return [f"Not in the law, since training gave no numbers any more: {listed}. Lower muon_lr and adam_lr."]
 
 
 def _findings(

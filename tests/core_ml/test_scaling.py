@@ -1,18 +1,30 @@
 """The ladder as a run: every network once, the law at the end, nothing done again after a stop."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
+import torch
 
-from core_ml.events import Done, Event, Failed, Figure, Summary
+from core_ml.events import Done, Event, Failed, Figure, Log, Summary
 from core_ml.execute import execute, read_config, read_inputs
-from core_ml.recipes import pack
+from core_ml.model.gpt import GPT
+from core_ml.recipes import pack, scaling
 from core_ml.recipes.scaling import RECIPE, cost
+from core_ml.training import loss
 from core_ml.workspace import Workspace
 from tests.core_ml import small
 
 TINY = {"depths": [1, 2], "ratios": [0.01, 0.02, 0.04], "seq_len": 32, "batch_size": 4, "val_tokens": 256, "threads": 1}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "DRAWS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +81,48 @@ def test_a_network_that_was_trained_is_not_trained_again(inputs: dict[str, Path]
 def test_a_ladder_that_is_too_short_is_told(inputs: dict[str, Path], tmp_path: Path) -> None:
     last = ladder(tmp_path, inputs, depths=[1], ratios=[0.02])[-1]
     assert isinstance(last, Failed) and "a law needs 6" in last.message
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, int], bool]) -> None:
+    """Make gradients no numbers: of the networks that this says, at their passes that it says; both begin at 1."""
+    passes: dict[int, int] = {}
+    numbers: WeakKeyDictionary[GPT, int] = WeakKeyDictionary()
+    backward = loss.backward
+
+    def spoilt(model: GPT, *rest: Any) -> torch.Tensor:
+        number = numbers.setdefault(model, len(passes) + 1)
+        passes[number] = passes.get(number, 0) + 1
+        value = backward(model, *rest)
+        return value * math.nan if bad(number, passes[number]) else value
+
+    monkeypatch.setattr(loss, "backward", spoilt)
+
+
+def test_a_network_that_cannot_be_trained_is_told_and_left_out_of_the_law(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda network, n: n >= 4 if network < 3 else (network, n) == (3, 2))
+    events = ladder(tmp_path, inputs, ratios=[0.01, 0.015, 0.02, 0.04])
+    assert isinstance(events[-1], Done), events[-1]
+    told = [event.message for event in events if isinstance(event, Log) and event.level == "warning"]
+    lost = [f"depth1-ratio{ratio}" for ratio in (0.01, 0.015)]
+    for name in lost:
+        # Updates 4 and 5 are passed over, and the third in a row is too many.
+        assert sum(f"{name}: Update" in message for message in told) == 2
+        assert sum(f"{name} was given up at update 6" in message for message in told) == 1
+    assert sum("depth1-ratio0.02: Update 2 was passed over: the loss is nan" in one for one in told) == 1
+    summary = next(event.values for event in events if isinstance(event, Summary))
+    assert summary["n_networks"] == 6
+    assert f"gave no numbers any more: {', '.join(lost)}." in summary["findings"][-1]
+
+
+def test_a_ladder_of_which_too_little_is_left_says_what_to_lower(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda network, n: True)
+    last = ladder(tmp_path, inputs)[-1]
+    assert isinstance(last, Failed) and last.traceback is None
+    assert "0 of 6 networks could be trained" in last.message and "Lower muon_lr" in (last.hint or "")
 
 
 @pytest.mark.parametrize("preset", [preset.name for preset in RECIPE.presets])
