@@ -11,8 +11,13 @@ from core_ml.training.config import (
     OPTIMIZER,
     REPORTS,
     Cooldown,
+    Ema,
     GradClip,
+    KeepEvery,
+    KeepLast,
     Processes,
+    Publish,
+    Recompute,
     SaveEvery,
     ScheduleName,
     Spike,
@@ -23,6 +28,7 @@ from core_ml.training.schedule import lr_share
 from core_ml.workspace import Workspace
 
 CORE_FLOPS = 1e11  # of a processor core in a second; batches here are smaller than in pretraining
+TOKENS_AT_ONCE = 2048  # of one pass on a processor
 TOKENS_PER_CONVERSATION = 40  # where the dataset does not say
 
 
@@ -49,6 +55,7 @@ class SftConfig(RecipeConfig):
     warmup: Warmup = 0.02
     cooldown: Cooldown = 0.6
     grad_clip: GradClip = None
+    ema: Ema = None
     spike: Spike = 10.0
     lora_rank: int | None = setting(
         None,
@@ -75,8 +82,17 @@ class SftConfig(RecipeConfig):
         5, "Held-out questions that are answered in each round.", group=REPORTS, ge=0, le=64
     )
     sample_tokens: int = setting(48, "Longest sampled answer.", unit="tokens", group=REPORTS, ge=1, le=4096)
+    publish: Publish = setting(
+        "last",
+        "The weights after the last update, or those that did best on held-out answers, which many epochs of few "
+        "conversations make worse again.",
+        group=REPORTS,
+    )
     save_every: SaveEvery = 20.0
+    keep_last: KeepLast = 2
+    keep_every: KeepEvery = None
     threads: Threads = None
+    recompute: Recompute = False
     processes: Processes = None
 
 
@@ -85,8 +101,9 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
 
     from core_ml import ranks
     from core_ml.model import checkpoint, device
+    from core_ml.model.energy import Energy
     from core_ml.tasks.rows import read_rows
-    from core_ml.training import lora
+    from core_ml.training import fast, lora
     from core_ml.training.conversations import ByLength, Conversations, Packed, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import masked_backward
@@ -115,6 +132,8 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         torch.manual_seed(config.seed)
         adapters = lora.adapt(model, config.lora_rank, config.lora_alpha)
         opts = [torch.optim.AdamW(adapters, config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    if config.recompute:
+        fast.recompute_blocks(model)
     questions = _questions(conversations, config.n_samples)
     notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
 
@@ -125,35 +144,46 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         notes=notes,
         grad_clip=config.grad_clip,
         spread=config.spike,
+        ema=config.ema,
     )
+    peak = ranks.count() * device.peak_flops(model.device)
+    joules = Energy(model.device)
 
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
         batch = batches.batch(step)
+        n_tokens, n_learned = batch.ids.numel(), batch.n_learned
         part = batch.part(ranks.rank(), ranks.count(), model.device)
         loss = masked_backward(
             model,
             part.ids,
             part.mask,
-            batch.n_learned,
+            n_learned,
             part.segments,
             device.tokens_at_once(model.device),
         )
         told = update(step, loss, epochs=step / batches.steps * config.epochs)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
-        notes["tokens"] += batch.ids.numel()
-        notes["learned_tokens"] += batch.n_learned
-        return [*told, Metric(step, {"tokens_per_second": batch.ids.numel() / seconds})]
+        notes["tokens"] += n_tokens
+        notes["learned_tokens"] += n_learned
+        flops = _flops(model.config, tuple(batch.ids.shape), n_learned, config.lora_rank is not None)
+        speed = {"tokens_per_second": n_tokens / seconds, "mfu": flops / seconds / peak}
+        return [*told, Metric(step, speed | joules.since_last(n_tokens))]
 
     def evaluate(step: int) -> Generator[Event, None, None]:
-        val_loss = yield from _val_loss(model, conversations, config)
+        with update.averaged():
+            val_loss = yield from _val_loss(model, conversations, config)
+        # The model that training begins with is published already.
+        if step and val_loss <= min(notes["val_losses"][1:], default=val_loss):
+            notes["best"] = step
         notes["val_losses"].append(val_loss)
         yield Metric(step, {"val_loss": val_loss})
         yield Summary({"val_loss": round(val_loss, 4)})
 
     def sample(step: int) -> Generator[Event, None, None]:
-        yield from _answers(model, tokenizer, questions, config.sample_tokens, step)
+        with update.averaged():
+            yield from _answers(model, tokenizer, questions, config.sample_tokens, step)
 
     loop = Loop(
         steps=batches.steps,
@@ -166,12 +196,19 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         },
         notes=notes,
         save_every=config.save_every,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
     )
     yield from loop.run(workspace)
     if not ranks.is_first():
         return
 
+    best = workspace.state_of(notes["best"]) if config.publish == "best" else None
+    if best is not None:
+        update.read(best)
     before, after = notes["val_losses"][0], notes["val_losses"][-1]
+    if best is not None:
+        after = min(notes["val_losses"][1:])
     summary: dict[str, Any] = {
         "val_loss": round(after, 4),
         "val_loss_before": round(before, 4),
@@ -179,18 +216,31 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         "n_held_out": len(conversations.val),
         "n_parameters": model.config.n_parameters,
         "steps": batches.steps,
+        "step": notes["best"] if best is not None else loop.steps,
         "tokens": notes["tokens"],
         "learned_tokens": notes["learned_tokens"],
         "tokens_per_second": round(notes["tokens"] / max(1e-9, notes["seconds"])),
         "device": model.device.type,
     }
     writer = workspace.create("checkpoint", "checkpoint", role="chat")
-    lora.merge(model)
-    checkpoint.save(model, tokenizer, writer.path)
+    with update.averaged():
+        checkpoint.save(lora.merged(model), tokenizer, writer.path)
     yield workspace.made("checkpoint", writer.finish(summary))
     verdict = "fell" if after < before else "did not fall: it went"
     finding = f"The loss on held-out answers {verdict} from {before:.2f} to {after:.2f} nats per token."
     yield Summary({**summary, "findings": [finding]})
+
+
+def _flops(config: Any, shape: tuple[int, int], n_learned: int, frozen: bool) -> float:
+    """Operations to learn from (rows, width) tokens.
+
+    The head runs on what is learned only, and matrices that are frozen need no gradient of their own.
+    """
+    n_tokens = shape[0] * shape[1]
+    head = 6 * config.vocab_size * config.d_model
+    matrices = config.flops_per_token(0) * n_tokens - head * (n_tokens - n_learned)
+    attention = (config.flops_per_token(shape[1]) - config.flops_per_token(0)) * n_tokens
+    return matrices * (2 / 3 if frozen else 1) + attention
 
 
 def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Event, None, float]:
@@ -261,7 +311,7 @@ def cost(config: SftConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:
     tokens = n * TOKENS_PER_CONVERSATION * config.epochs
     return Cost(
         seconds=10 + 6 * n_parameters * tokens / CORE_FLOPS,
-        memory_bytes=int(4e8 + 16 * n_parameters + 40_000 * config.batch_tokens),
+        memory_bytes=int(4e8 + 16 * n_parameters + 40_000 * min(config.batch_tokens, TOKENS_AT_ONCE)),
         disk_bytes=28 * n_parameters + 5 * n * TOKENS_PER_CONVERSATION,
         facts={
             "conversations": f"{n:,}",
@@ -323,8 +373,21 @@ RECIPE = Recipe(
         Measure("lr", "Learning rate", hint="Of the matrices; embedding and head follow the same shape."),
         Measure("grad_norm", "Gradient norm"),
         Measure("tokens_per_second", "Speed", "tokens/s", "higher"),
+        Measure(
+            "mfu",
+            "Utilization",
+            "share",
+            "higher",
+            "Of what this machine reaches in one large matrix product; what is not learned from costs no head.",
+        ),
         Measure("epochs", "Times through the conversations", "epochs", "higher"),
         Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
+        Measure(
+            "joules_per_token",
+            "Energy",
+            "J per token",
+            hint="Of the whole machine, where it lets one read its counters.",
+        ),
     ),
     why=(
         "Why is there no loss on the question?",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.model import families
 from core_ml.model.config import GPTConfig, check_heads, sizes_of, width_share
 from core_ml.training.schedule import Schedule
 
@@ -50,6 +51,7 @@ Spike = Annotated[
         gt=0,
     ),
 ]
+Publish = Literal["last", "best"]
 SaveEvery = Annotated[float, setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)]
 KeepLast = Annotated[int, setting(2, "Newest saved states that are kept.", group=MACHINE, ge=2, le=1000)]
 KeepEvery = Annotated[
@@ -141,6 +143,18 @@ class PretrainConfig(RecipeConfig):
     tie_embeddings: bool = setting(
         False, "Use the embedding as the head too: fewer parameters.", group=NETWORK
     )
+    family: Literal["own", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "nanochat"] = (
+        setting(
+            "own",
+            "Everything but sizes, as a published family has it. own: squared ReLU, norms without weights, also of queries, "
+            "keys and embedding, and first the identity. gpt2: learned positions, layer norms, GELU, biases, tied. llama: the "
+            "third, gated SiLU, rotary positions. mistral: the first, llama with a window of an eighth of max_seq_len. qwen2: "
+            "llama with biased queries, keys and values. qwen3: llama with normalized queries and keys. smollm3: llama, every "
+            "fourth layer without positions, tied. gemma2: gated GELU, norms around both parts, capped logits, half of "
+            "max_seq_len in every second layer, tied. nanochat: own with capped logits.",
+            group=NETWORK,
+        )
+    )
     muon_lr: float = setting(0.03, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)
     adam_lr: float = setting(
         6e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
@@ -171,7 +185,7 @@ class PretrainConfig(RecipeConfig):
     )
     sample_every: int = setting(50, "Between two rounds of samples.", unit="steps", group=REPORTS, ge=1)
     sample_tokens: int = setting(48, "Length of a sample.", unit="tokens", group=REPORTS, ge=1, le=4096)
-    publish: Literal["last", "best"] = setting(
+    publish: Publish = setting(
         "last", "The weights after the last update, or those that did best on validation text.", group=REPORTS
     )
     save_every: SaveEvery = 20.0
@@ -186,7 +200,8 @@ class PretrainConfig(RecipeConfig):
     threads: Threads = None
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
-        "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough.",
+        "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough, "
+        "and leaves a network that is sharded as it is.",
         group=MACHINE,
     )
     recompute: Recompute = False
@@ -221,7 +236,7 @@ class PretrainConfig(RecipeConfig):
         return self.steps * self.batch_size * self.seq_len
 
     def network(self, vocab_size: int) -> GPTConfig:
-        return GPTConfig(
+        sizes = GPTConfig(
             vocab_size=vocab_size,
             n_layer=self.n_layer,
             n_head=self.n_head,
@@ -231,3 +246,4 @@ class PretrainConfig(RecipeConfig):
             max_seq_len=self.max_seq_len,
             tie_embeddings=self.tie_embeddings,
         )
+        return sizes if self.family == "own" else families.released(self.family, sizes)

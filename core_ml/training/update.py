@@ -47,7 +47,9 @@ class Update:
         self.model, self.optimizers, self.lr_share = model, optimizers, lr_share
         self.grad_clip, self.ema, self.place = grad_clip, ema, place
         self.guard = Guard(notes, spread)
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if ema else None
+        # What is frozen is its own average.
+        self._learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self._learned.items()} if ema else None
 
     def __call__(self, step: int, loss: Tensor, **more: float) -> list[Event]:
         """Make update `step`; returns what there is to tell, `more` measures with it.
@@ -75,7 +77,7 @@ class Update:
     @torch.no_grad()
     def _follow(self) -> None:
         if self.average is not None and self.ema is not None:
-            for name, param in self.model.named_parameters():
+            for name, param in self._learned.items():
                 self.average[name].lerp_(param, 1 - self.ema)
 
     @contextmanager
@@ -93,7 +95,7 @@ class Update:
 
     def _swap(self) -> None:
         assert self.average is not None
-        for name, param in self.model.named_parameters():
+        for name, param in self._learned.items():
             held = param.detach().clone()
             param.copy_(self.average[name])
             self.average[name].copy_(held)

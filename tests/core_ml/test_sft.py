@@ -1,5 +1,6 @@
 """Fine-tuning as a run: it learns the assistant's words, and goes on after a stop."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from core_ml.artifact import Folder
 from core_ml.errors import UserError
 from core_ml.events import Event, Log, Metric, Resumed, Sample
 from core_ml.execute import read_config, read_inputs
-from core_ml.recipes.sft import RECIPE
+from core_ml.recipes.sft import RECIPE, _flops
 from core_ml.workspace import Workspace
 from tests.core_ml import small
 
@@ -98,6 +99,92 @@ def test_adapters_are_tuned_stopped_and_merged(inputs: dict[str, Path], tmp_path
     before, after = base.state_dict(), tuned.state_dict()
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all(name.startswith("blocks.") for name in changed)
+
+
+def test_it_tells_every_measure_that_it_declares(whole: tuple[list[Event], Path]) -> None:
+    named = {name for event in whole[0] if isinstance(event, Metric) for name in event.values}
+    # Not every machine lets one read its counters of energy.
+    assert named | {"joules_per_token"} == {measure.name for measure in RECIPE.measures}
+
+
+def test_operations_are_those_of_the_matrices_that_multiply() -> None:
+    from core_ml.model.config import GPTConfig
+
+    config = GPTConfig(
+        vocab_size=50, n_layer=1, d_model=8, n_head=2, n_kv_head=2, ff_mult=2.0, max_seq_len=16
+    )
+    # Of 2 rows of 10 tokens, 5 learned: 4 · 64 weights of attention and 2 · 8 · 16 of the feed-forward for each of
+    # 20 tokens, 50 · 8 of the head for each of 5; attention has 12 · 8 · 10 for each token.
+    matrices, attention = 6 * (20 * (256 + 256) + 5 * 400), 20 * 960
+    assert _flops(config, (2, 10), 5, False) == matrices + attention
+    assert _flops(config, (2, 10), 5, True) == pytest.approx(matrices * 2 / 3 + attention)
+
+
+def test_layers_made_anew_learn_the_same_to_the_bit(
+    inputs: dict[str, Path], tmp_path: Path, whole: tuple[list[Event], Path]
+) -> None:
+    events = run(small.workspace(RECIPE, tmp_path, **inputs), recompute=True)
+    assert small.curves(events) == small.curves(whole[0])
+
+
+@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4, "adam_lr": 0.02}])
+def test_an_average_of_the_weights_is_measured_published_and_outlives_a_stop(
+    inputs: dict[str, Path], tmp_path: Path, adapters: dict[str, object]
+) -> None:
+    inputs = inputs | {"checkpoint": small.checkpoint_artifact(tmp_path / "base", std=0.1)}
+    config = read_config(RECIPE, {**SMALL, **adapters, "ema": 0.9, "epochs": 1})
+    undisturbed = list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "whole", **inputs)))
+    events = RECIPE.run(config, small.workspace(RECIPE, tmp_path / "stopped", **inputs))
+    for event in events:
+        if isinstance(event, Metric) and event.step == 5:
+            events.close()
+            break
+    list(RECIPE.run(config, small.workspace(RECIPE, tmp_path / "stopped", **inputs)))
+    weights = [
+        (tmp_path / name / "checkpoint/model.safetensors").read_bytes() for name in ("whole", "stopped")
+    ]
+    assert weights[0] == weights[1]
+    # What was published is what was measured last, and not the weights of the last update.
+    again = read_config(RECIPE, {**SMALL, "epochs": 1})
+    published = small.workspace(
+        RECIPE,
+        tmp_path / "again",
+        checkpoint=tmp_path / "whole/checkpoint",
+        conversations=inputs["conversations"],
+    )
+    first = next(event for event in RECIPE.run(again, published) if isinstance(event, Metric))
+    last = small.curves(undisturbed)["val_loss"][-1][1]
+    assert first.values["val_loss"] == pytest.approx(last, abs=0.01)
+    plain = run(small.workspace(RECIPE, tmp_path / "plain", **inputs), **adapters, epochs=1)
+    assert small.curves(plain)["loss"] == small.curves(undisturbed)["loss"]
+    assert abs(small.curves(plain)["val_loss"][-1][1] - last) > 0.02
+
+
+def test_the_best_weights_are_kept_and_published_where_asked(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core_ml.recipes import sft
+
+    losses: list[float] = []
+
+    def val_loss(*args: object) -> Generator[Event, None, float]:
+        yield from ()
+        losses.append([0.5, 3.0, 1.0, 2.0][min(3, len(losses))])
+        return losses[-1]
+
+    monkeypatch.setattr(sft, "_val_loss", val_loss)
+    options = {"publish": "best", "keep_every": 10, "eval_every": 4}
+    run(small.workspace(RECIPE, tmp_path, **inputs), **options)
+    summary = Folder(tmp_path / "checkpoint").manifest.summary
+    # The model before it learned anything did better still, and is no result of the run.
+    assert (summary["step"], summary["val_loss"], summary["val_loss_before"]) == (8, 1.0, 0.5)
+    steps = sorted(int(path.name[-9:]) for path in (tmp_path / ".state").glob("step-*"))
+    assert {8, 10} <= set(steps)
+    from safetensors.torch import load_file
+
+    kept = load_file(tmp_path / ".state/step-000000008/state.safetensors")
+    published = load_file(tmp_path / "checkpoint/model.safetensors")
+    assert all(published[name].equal(kept[f"model/{name}"]) for name in published)
 
 
 def test_batches_of_like_length_teach_as_well_and_resume_to_the_bit(
