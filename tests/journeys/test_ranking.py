@@ -2,87 +2,17 @@
 connection, and reads prompts, answers, names and notes that try to run as HTML."""
 
 import json
-import re
 import time
 
 import pytest
 
-from tests.journeys.stack import Lab, lab, until
+from tests.journeys.ranking import open_, plain, project, rank, rankings
+from tests.journeys.stack import Lab, until
 from tests.lab.test_markup import ATTACKS
-from tests.setup_chromium import ARGUMENTS, find
 
 playwright = pytest.importorskip("playwright.sync_api")
 N_TIMED = 20
 MAX_PRESSES = 7
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    if find() is None:
-        pytest.skip("there is no Chromium on this machine: install the package chromium")
-    with lab(tmp_path_factory.mktemp("ranking")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find(), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(running: Lab, chromium):
-    """A browser of its own, signed in, that remembers what went wrong in its pages."""
-    context = chromium.new_context(base_url=running.url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
-    context.wrong = []
-    context.on("weberror", lambda told: context.wrong.append(str(told.error)))
-    context.on("dialog", lambda dialog: (context.wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page = context.new_page()
-    page.goto(re.search(r"(/sign-in\S+)", running.manage("signin", "admin"))[1])
-    if page.get_by_role("button", name="Sign in").count():
-        page.get_by_role("button", name="Sign in").first.click()
-    page.wait_for_url(re.compile(r"/$"))
-    page.close()
-    yield context
-    assert context.wrong == []
-    context.close()
-
-
-def project(running: Lab, rows: list[dict], **settings) -> int:
-    lines = "\n".join(json.dumps({"group_id": f"g{i}", **row}) for i, row in enumerate(rows))
-    sent = running.api.post(
-        "/datasets", files={"file": ("rollouts.jsonl", lines.encode())}, data={"name": "asked"}
-    )
-    assert sent.status_code == 201, sent.text
-    made = running.api.post("/labeling/projects", json={"name": "p", "source": sent.json()["id"], **settings})
-    assert made.status_code == 201, made.text
-    return made.json()["id"]
-
-
-def plain(n: int, answers: int = 3) -> list[dict]:
-    names = ["alpha", "bravo", "charlie", "delta", "echo"][:answers]
-    return [{"prompt": f"prompt {i}", "completions": [f"{name} {i}" for name in names]} for i in range(n)]
-
-
-def rankings(running: Lab, project: int) -> list[dict]:
-    return [
-        json.loads(line) for line in running.api.get(f"/labeling/projects/{project}/export").text.splitlines()
-    ]
-
-
-def open_(context, project: int):
-    page = context.new_page()
-    page.goto(f"/label/{project}")
-    playwright.expect(page.locator(".answer").first).to_be_visible()
-    return page
-
-
-def rank(page, keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def test_twenty_groups_of_five_are_ranked_by_keys_alone(running: Lab, context):
