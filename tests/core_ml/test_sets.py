@@ -36,6 +36,13 @@ def imported(folder, tmp_path):
     return one.name, tmp_path / "rankings.parquet"
 
 
+def folder_of(shared, name):
+    """Each folder of the shared data may be left out alone, for its licence."""
+    if not (shared / name).is_dir():
+        pytest.skip(f"the shared data has no {name}")
+    return shared / name
+
+
 def held(found, ratings, pairs):
     """A measured agreement against the package on (labelers, pairs) ratings and against plain counts."""
     for key, level in (("alpha", "ordinal"), ("alpha_nominal", "nominal")):
@@ -66,6 +73,46 @@ def test_agreement_of_llmfaos_crowd(shared, tmp_path):
         ratings[list(workers).index(row["worker"]), list(ids).index(row["id"])] = place[row["winner"]]
     assert (name, found["labelers"]) == ("LLMFAO", 124)
     held(found["agreement"], ratings, [column[~np.isnan(column)].tolist() for column in ratings.T])
+
+
+def test_auto_js_labels_come_as_one_order_a_pair(shared, tmp_path):
+    name, path = imported(folder_of(shared, "pref-autoj"), tmp_path)
+    raw = [row for _, row in source(shared / "pref-autoj" / "pairs.jsonl.gz").rows()]
+    found = {int(row["group_id"]): row for row in exporting.stored_rows([path])}
+    assert name == "Auto-J" and len(found) == len(raw) == 1103
+    order = {0: [[0], [1]], 1: [[1], [0]], 2: [[0, 1]]}
+    for number, row in enumerate(raw, 1):
+        own = found[number]
+        assert own["order"] == order[row["label"]] and own["prompt"] == row["prompt"]
+        assert own["completions"] == [row["response 1"], row["response 2"]]
+        assert json.loads(own["metadata"])["scenario"] == row["scenario"] and not own["simulated"]
+    told = measured.measured([path])
+    # One label each: nobody is compared with anybody.
+    assert (told["groups"], told["labelers"], told["agreement"]["pairs"]) == (1103, 1, 0)
+    assert told["pairs"] == sum(row["label"] != 2 for row in raw)
+
+
+def test_alpacaevals_judges_agree_as_counted_by_hand(shared, tmp_path):
+    folder = folder_of(shared, "pref-alpacaeval")
+    name, path = imported(folder, tmp_path)
+    raw = [row for _, row in source(folder / "judgements.jsonl.gz").rows()]
+    by_pair = {}
+    for row in raw:
+        value = row["preference"]
+        verdict = 0 if value in (0, 1.5) else -1 if value < 1.5 else 1
+        key = row["instruction_id"], row["model_1"], row["model_2"]
+        by_pair.setdefault(key, {}).setdefault(
+            row["judge"], verdict
+        )  # a judge's second word counts for nothing
+    found = measured.measured([path])
+    assert (name, found["rankings"], found["groups"]) == ("AlpacaEval", len(raw), len(by_pair))
+    assert (found["labelers"], found["simulated"], found["agreement"]["among"]) == (0, len(raw), "programs")
+    judges = sorted({row["judge"] for row in raw})
+    ratings = np.full((len(judges), len(by_pair)), np.nan)
+    for column, given in enumerate(by_pair.values()):
+        for judge, verdict in given.items():
+            ratings[judges.index(judge), column] = verdict
+    held(found["agreement"], ratings, [list(given.values()) for given in by_pair.values()])
 
 
 def test_the_right_answers_of_mt_bench_come_along_for_a_judge(shared, tmp_path):
