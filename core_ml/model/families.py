@@ -16,7 +16,7 @@ from core_ml.model.config import GPTConfig
 from core_ml.model.family_settings import FLOAT32_ROUNDING, Fields
 from core_ml.model.family_tensors import Layout
 
-__all__ = ["FAMILIES", "Family", "read", "spelled_out", "write"]
+__all__ = ["FAMILIES", "Family", "read", "released", "spelled_out", "write"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ def read(fields: Fields) -> tuple[Family, GPTConfig]:
         raise UserError(
             f"config.json is damaged: a setting is not of its kind ({str(error)[:200]})"
         ) from None
+
+
+def released(name: str, sizes: GPTConfig) -> GPTConfig:
+    """A network of these sizes that is in everything else as the family's own release.
+
+    Norms, activation, positions, windows, caps, biases and, where the release ties them, head and embedding are the
+    family's; a family without shared key-value heads has as many as heads.
+    """
+    return GPTConfig(**FAMILIES[name].read(settings.released(name, sizes)))
 
 
 def write(config: GPTConfig, preferred: str | None = None) -> tuple[Family, Fields]:

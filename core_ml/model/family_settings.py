@@ -23,6 +23,41 @@ FLOAT32_ROUNDING = 2.0**-23
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
+def released(name: str, sizes: GPTConfig) -> Fields:
+    """The `config.json` of a network of these sizes that is in everything else what its family's own release is.
+
+    Windows and the scale of attention are kept in proportion to what a small network has. Settings that the release
+    has from its family's defaults are not named.
+    """
+    ties = name in ("gpt2", "smollm3", "gemma2")
+    fields: Fields = {
+        "vocab_size": sizes.vocab_size,
+        "num_key_value_heads": sizes.n_kv_head,
+        "head_dim": sizes.d_head,
+        "tie_word_embeddings": ties or sizes.tie_embeddings,
+    }
+    for ours, theirs, gpt2s in (
+        (sizes.n_layer, "num_hidden_layers", "n_layer"),
+        (sizes.d_model, "hidden_size", "n_embd"),
+        (sizes.n_head, "num_attention_heads", "n_head"),
+        (sizes.max_seq_len, "max_position_embeddings", "n_positions"),
+        (sizes.d_ff, "intermediate_size", "n_inner"),
+    ):
+        fields[gpt2s if name == "gpt2" else theirs] = ours
+    if name == "llama":  # the third one
+        fields |= {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0}
+    elif name == "mistral":  # the first one: 4,096 of 32,768 tokens
+        fields |= {"rms_norm_eps": 1e-5, "sliding_window": max(1, sizes.max_seq_len // 8)}
+    elif name in ("qwen2", "qwen3"):
+        fields |= {"rope_theta": 1_000_000.0}
+    elif name == "gemma2":  # 4,096 of 8,192 tokens, in every second layer
+        fields |= {
+            "sliding_window": max(1, sizes.max_seq_len // 2),
+            "query_pre_attn_scalar": sizes.d_head,
+        }
+    return fields
+
+
 # What most of them share: RMS norms, rotary positions, a gated feed-forward
 
 
