@@ -255,6 +255,30 @@ class OrdersOut(Schema):
     simulated: int = Field(description="Of the rankings, those by a program that plays a labeler.")
 
 
+class HeldOutOut(Schema):
+    """A held-out group of any reward model; nothing is said of its texts where its dataset is gone."""
+
+    group_id: str
+    dataset: str | None = Field(description="Id of the dataset of rankings that it stands in.")
+    project: int | None = Field(description="The labelling project that it belongs to, where it does.")
+    task: int | None = Field(description="Its number there.")
+    prompt: str | None
+    completions: list[str] | None
+    scores: list[float] = Field(description="By answer; 0 is the mean of the ranked answers, 1 their spread.")
+    shares: list[float] = Field(description="The same between 0 and 1, by the sigmoid.")
+    raw: list[float] = Field(description="The network's own numbers.")
+    labelers_order: list[list[int]]
+    model_order: list[list[int]]
+    pairs: int
+    agree: int
+    rankings: int
+    simulated: int
+
+    @staticmethod
+    def resolve_dataset(item: Any) -> str | None:
+        return item["dataset"].pk if item["dataset"] else None
+
+
 class OrdersPage(Page[OrdersOut]):
     model: str | None = Field(
         description="Id of the reward model; none when no model learned from this project."

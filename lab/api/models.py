@@ -8,9 +8,10 @@ from pydantic import Field
 
 from lab.api.artifacts import ArtifactOut, ArtifactWhole, find
 from lab.api.base import ArtifactId, Limit, Offset, Page, Words, answers, page
+from lab.api.label_forms import HeldOutOut
 from lab.models import Artifact
 from lab.queries import artifacts as queries
-from lab.queries import lineage, report_cards
+from lab.queries import lineage, orders, report_cards
 
 checkpoints = Router(tags=["checkpoints"])
 CheckpointOut = ArtifactWhole
@@ -109,6 +110,15 @@ def report_card(request: HttpRequest, id: ArtifactId) -> dict[str, Any]:
     card = report_cards.of(checkpoint)
     rewards = report_cards.reward_card(checkpoint) if checkpoint.role == "reward" else []
     return {"card": _card(card) if card else None, "rewards": rewards}
+
+
+@checkpoints.get("/{id}/orders", response=answers(Page[HeldOutOut]))
+def held_out_orders(
+    request: HttpRequest, id: ArtifactId, limit: Limit = 50, offset: Offset = 0
+) -> dict[str, Any]:
+    """Held-out groups in the labelers' order and in a reward model's, the worst disagreement first; none of others."""
+    found = orders.of_model(find(id, "checkpoint"), offset=offset, limit=limit)
+    return {"items": found.items, "count": found.count}
 
 
 def _card(card: report_cards.ReportCard) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from core_ml.errors import UserError
 from lab.errors import Invalid
 from lab.models import Artifact, Run, Sample
 from lab.pages import lineage
+from lab.pages.orders import of_checkpoint
 from lab.queries import artifacts, report_cards
 from lab.queries.lineage import ancestors
 from lab.services import runs
@@ -156,5 +157,6 @@ def _facts(artifact: Artifact) -> list[tuple[str, Any]]:
 urlpatterns = [
     path("checkpoints", checkpoints, name="checkpoints"),
     path("checkpoints/<str:id>", checkpoint, name="checkpoint"),
+    path("checkpoints/<str:id>/orders", of_checkpoint, name="checkpoint_orders"),
     path("checkpoints/<str:id>/export", take_home, name="take_home"),
 ]

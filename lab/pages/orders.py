@@ -1,14 +1,18 @@
 """One prompt, two orders: the labelers' white stones, the reward model's black ones, and lines between them."""
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
 
 from core_ml.errors import UserError
 from core_ml.feedback.orders import as_share
-from lab.models import Artifact, Project
-from lab.queries import orders
+from lab.models import Artifact, Project, Run
+from lab.queries import artifacts, orders
+from lab.queries.orders import Orders
 
 TOP, STEP, LEFT, RIGHT, BEND = 46, 44, 46, 190, 62
 """Of the drawing in pixels: the first stones, the way to the next, both columns, and how far lines go straight."""
@@ -22,19 +26,46 @@ def duel(request: HttpRequest, project: Project) -> dict[str, Any] | None:
     if not models:
         return None
     model = next((one for one in models if one.pk == request.GET.get("model")), models[0])
-    found = {"models": [(one, _address(one, 1)) for one in models] if len(models) > 1 else [], "model": model}
+    named = [(one, _address(one, 1)) for one in models] if len(models) > 1 else []
+    return {"models": named} | _one(request, model, lambda n: orders.of(project, model, offset=n))
+
+
+def of_model(request: HttpRequest, model: Artifact) -> dict[str, Any]:
+    """The same of any reward model, whatever its rankings were made in."""
+    return _one(request, model, lambda n: orders.of_model(model, offset=n))
+
+
+def context(request: HttpRequest, run: Run) -> dict[str, Any]:
+    """Of a run's own reward model; nothing where it has made none yet."""
+    made = run.artifacts.filter(role="reward").first()
+    return {"duel": of_model(request, made)} if made else {}
+
+
+def of_checkpoint(request: HttpRequest, id: str) -> HttpResponse:
+    found = artifacts.visible("checkpoint").filter(role="reward", pk=id[:80].replace("\0", "")).first()
+    if found is None:
+        raise Http404
+    told = {"checkpoint": found, "stage": "aligned", "duel": of_model(request, found)}
+    return render(request, "checkpoints/orders.html", told)
+
+
+def _one(request: HttpRequest, model: Artifact, read: Callable[[int], Orders]) -> dict[str, Any]:
+    """The group of the address, counted from 1, or the last where there are fewer."""
+    found: dict[str, Any] = {"model": model}
     wanted = request.GET.get("group", "")
     number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 6 else 1
+    number = max(1, number)
     try:
-        some = orders.of(project, model, offset=max(1, number) - 1)
+        some = read(number - 1)
         if not some.items and some.count:
             number = some.count
-            some = orders.of(project, model, offset=number - 1)
+            some = read(number - 1)
     except UserError as error:
         return found | {"problem": error.message}
     if not some.items:
         return found
-    number, item = max(1, number), some.items[0]
+    item = some.items[0]
+    correct = item["project"] and item["task"]
     return found | {
         "item": item,
         "number": number,
@@ -45,6 +76,7 @@ def duel(request: HttpRequest, project: Project) -> dict[str, Any] | None:
         "answers": _answers(item, model),
         "surprise": _surprise(item),
         "drawn": draw(item),
+        "correct_url": reverse("labeling_decide", args=[item["project"], item["task"]]) if correct else "",
     }
 
 
@@ -55,7 +87,7 @@ def _address(model: Artifact, number: int) -> str:
 def _answers(item: dict[str, Any], model: Artifact) -> list[dict[str, Any]]:
     """In the labelers' order, what they did not place last; `apart` by how many places the model moves an answer."""
     by_people, by_model = orders.places(item["labelers_order"]), orders.places(item["model_order"])
-    last = len(item["completions"]) + 1
+    last = len(item["scores"]) + 1
     found = [
         {
             "text": text,
@@ -65,7 +97,7 @@ def _answers(item: dict[str, Any], model: Artifact) -> list[dict[str, Any]]:
             "model": by_model[i],
             "apart": by_model[i] - by_people.get(i, by_model[i]),
         }
-        for i, text in enumerate(item["completions"])
+        for i, text in enumerate(item["completions"] or [""] * len(item["scores"]))
     ]
     return sorted(found, key=lambda one: (one["people"] or last, one["model"]))
 

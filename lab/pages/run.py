@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from lab.errors import Conflict, Invalid
 from lab.models import Run
 from lab.models.run import FAILED, SUCCEEDED
-from lab.pages import curves, lineage, overoptimization, rollouts, tricks
+from lab.pages import curves, lineage, orders, overoptimization, rollouts, tricks
 from lab.pages.home import board_parts
 from lab.queries import artifacts, runs
 from lab.queries.headlines import headlines, say
@@ -29,16 +29,18 @@ TABS = (
     "rollouts",
     "overoptimization",
     "tricks",
+    "orders",
     "log",
     "config",
     "lineage",
     "files",
 )
-TITLES = {"overoptimization": "Over-optimisation"}
+TITLES = {"overoptimization": "Over-optimisation", "orders": "Two orders"}
 OWN = {
     "rollouts": (KEEP_ROLLOUTS, rollouts.context),
     "overoptimization": (CAN_OVEROPTIMIZE, overoptimization.context),
     "tricks": (HUNTS, tricks.context),
+    "orders": (("reward",), orders.context),
 }
 """Tabs that only some kinds of run have, with what fills them."""
 N_SAMPLES, N_LOG, N_LOG_SHOWN = 5, 2000, 40

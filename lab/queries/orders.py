@@ -1,7 +1,8 @@
-"""The reward model's order against the labelers': held-out groups of a project, the worst disagreement first.
+"""The reward model's order against the labelers': held-out groups, the worst disagreement first.
 
 A reward run keeps ids, scores and orders beside its weights (core_ml/feedback/orders.py); prompts and answers are
-the project's own. What comes from a file is checked against the group before anything is shown of it.
+those of a labelling project, or of the datasets that the run learned from, wherever their rankings were made. What comes
+from a file is checked against the group before anything is shown of it.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from django.db.models import QuerySet
 
 from core_ml.artifact import Folder
 from core_ml.errors import UserError
-from core_ml.feedback.orders import FILE, MAX_GROUPS
+from core_ml.feedback.orders import FILE, MAX_GROUPS, as_share
 from lab.models import Artifact, Group, Project
 from lab.queries import artifacts, rows
+from lab.queries import labeling as projects
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,116 @@ def of(project: Project, model: Artifact, *, offset: int = 0, limit: int = 1) ->
 
     Raises: UserError when the model's file is damaged. A model that kept no orders has none.
     """
-    folder = Folder(artifacts.path(model))
-    if all(file.path != FILE for file in folder.manifest.files):
-        return Orders([], 0)
-    # In the order of the file, which is the order in which they are shown.
-    sql = f"SELECT * FROM read_parquet($file) LIMIT {MAX_GROUPS}"
-    kept = rows.fetch(folder.path, sql, {"file": str((folder.path / FILE).resolve())})
+    kept = _kept(model)
     ids = [row.get("group_id") for row in kept]
     known = dict(project.groups.filter(metadata__group_id__in=ids).values_list("metadata__group_id", "pk"))
     found = [row for row in kept if row.get("group_id") in known]
     part = found[offset : offset + limit]
     groups = project.groups.in_bulk([known[row["group_id"]] for row in part])
-    return Orders([_item(groups[known[row["group_id"]]], row) for row in part], len(found))
+    return Orders([_of_group(groups[known[row["group_id"]]], row) for row in part], len(found))
 
 
-def _item(group: Group, row: dict[str, Any]) -> dict[str, Any]:
+def of_model(model: Artifact, *, offset: int = 0, limit: int = 1) -> Orders:
+    """As `of`, for any reward model: each group with its `dataset`, and its `project` and `task` where it has them.
+
+    Groups whose dataset is not here any more have no prompt and no completions.
+    Raises: UserError when a file is damaged.
+    """
+    kept = _kept(model)
+    part = kept[offset : offset + limit]
+    texts = _texts(model, [str(row.get("group_id")) for row in part])
+    return Orders([_of_dataset(model, texts.get(str(row.get("group_id"))), row) for row in part], len(kept))
+
+
+def _kept(model: Artifact) -> list[dict[str, Any]]:
+    folder = Folder(artifacts.path(model))
+    if all(file.path != FILE for file in folder.manifest.files):
+        return []
+    # In the order of the file, which is the order in which they are shown.
+    sql = f"SELECT * FROM read_parquet($file) LIMIT {MAX_GROUPS}"
+    return rows.fetch(folder.path, sql, {"file": str((folder.path / FILE).resolve())})
+
+
+@dataclass(frozen=True)
+class _Text:
+    dataset: Artifact
+    group_id: str
+    prompt: str
+    completions: list[str]
+
+
+def _texts(model: Artifact, ids: list[str]) -> dict[str, _Text]:
+    """By kept id. Of datasets that share an id, a later one's has its number behind it (core_ml/feedback/several.py)."""
+    run = model.run
+    given = (
+        run.inputs.filter(name="rankings").order_by("position").select_related("artifact__run") if run else []
+    )
+    datasets = [(n, one.artifact) for n, one in enumerate(given, 1)]
+    datasets = [(n, one) for n, one in datasets if one.run is None or one.run.deleted is None]
+    found: dict[str, _Text] = {}
+    for numbered in (False, True):
+        for number, dataset in datasets:
+            end = f"/{number}" if numbered else ""
+            wanted = {id.removesuffix(end): id for id in ids if id not in found and id.endswith(end)}
+            for text in _read(dataset, list(wanted)) if wanted else ():
+                found[wanted[text.group_id]] = text
+    return found
+
+
+def _read(dataset: Artifact, ids: list[str]) -> list[_Text]:
+    folder = Folder(artifacts.path(dataset))
+    sql = (
+        "SELECT group_id::VARCHAR AS group_id, first(prompt) AS prompt, first(completions) AS completions "
+        "FROM read_parquet($files) WHERE list_contains($ids, group_id::VARCHAR) GROUP BY 1"
+    )
+    files = [str(path.resolve()) for path in folder.files(".parquet")]
+    told = rows.fetch(folder.path, sql, {"files": files, "ids": ids})
+    return [_Text(dataset, row["group_id"], row["prompt"], list(row["completions"])) for row in told]
+
+
+def _of_group(group: Group, row: dict[str, Any]) -> dict[str, Any]:
+    return {"task": group.pk, "project": group.project_id} | _item(
+        f"group {group.pk}", group.prompt, group.completions, row
+    )
+
+
+def _of_dataset(model: Artifact, text: _Text | None, row: dict[str, Any]) -> dict[str, Any]:
+    group = _group(text) if text else None
+    about = (f"group {text.group_id}", text.prompt, text.completions) if text else ("it", None, None)
+    return _item(*about, row) | {
+        "group_id": text.group_id if text else row["group_id"],
+        "dataset": text.dataset if text else None,
+        "task": group.pk if group else None,
+        "project": group.project_id if group else None,
+        "shares": [as_share(score) for score in row["scores"]],
+        "raw": [raw(model, score) for score in row["scores"]],
+    }
+
+
+def _group(text: _Text) -> Group | None:
+    """The group of the project that the rankings were exported from, where there is one."""
+    origin = text.dataset.manifest.get("origin") or {}
+    pk = (origin.get("config") or {}).get("project")
+    if origin.get("recipe") != "labeling" or not isinstance(pk, int):
+        return None
+    found = Group.objects.filter(
+        project__in=projects.visible().filter(pk=pk), metadata__group_id=text.group_id
+    )
+    return found.first()
+
+
+def _item(
+    name: str, prompt: str | None, completions: list[str] | None, row: dict[str, Any]
+) -> dict[str, Any]:
     """Raises: UserError when the file is not about this group's answers."""
-    n, scores, order = len(group.completions), row.get("scores") or [], row.get("labelers_order") or []
+    scores, order = row.get("scores") or [], row.get("labelers_order") or []
+    n = len(scores) if completions is None else len(completions)
     placed = [index for tied in order for index in tied]
     if len(scores) != n or len(set(placed)) < len(placed) or not set(placed) <= set(range(n)):
-        raise UserError(
-            f"{FILE} does not fit group {group.pk}: it scores {len(scores)} answers and the group has {n}"
-        )
+        raise UserError(f"{FILE} does not fit {name}: it scores {len(scores)} answers and the group has {n}")
     return {
-        "task": group.pk,
-        "prompt": group.prompt,
-        "completions": group.completions,
+        "prompt": prompt,
+        "completions": completions,
         "scores": scores,
         "labelers_order": order,
         "model_order": _by_score(scores),

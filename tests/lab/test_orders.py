@@ -33,17 +33,26 @@ def project(tmp_home, account):
     return project
 
 
-def reward_model(project, scores=SCORES, keeps=True, name="judge"):
-    """A run that took the export, with the file that a reward run writes."""
+def reward_model(project, scores=SCORES, keeps=True, name="judge", dataset=None):
+    """A run that took the export, or a dataset, with the file that a reward run writes."""
     run = making.run("succeeded", kind="reward", name=name)
-    RunInput.objects.create(run=run, name="rankings", artifact=orders.exports(project).first(), position=0)
+    RunInput.objects.create(
+        run=run, name="rankings", artifact=dataset or orders.exports(project).first(), position=0
+    )
     target = Path(settings.ARTIFACT_ROOT) / run.uid / "checkpoint"
     origin = artifact.Origin(recipe="reward", run=run.pk, name=name)
     writer = artifact.Writer(target, id=f"{run.uid}-checkpoint", kind="checkpoint", role="reward", name=name, origin=origin)  # fmt: skip
     (writer.path / "config.json").write_text("{}")
     if keeps:
-        ranking = Ranking("lea", False, ((0,), (1,), (2,), (3,)))
-        groups = [Group(id, "", tuple("abcd"), [ranking]) for id in scores]
+        groups = [
+            Group(
+                id,
+                "",
+                tuple("abcd"[: len(own)]),
+                [Ranking("lea", False, tuple((i,) for i in range(len(own))))],
+            )
+            for id, own in scores.items()
+        ]
         kept.write(writer.path / kept.FILE, groups, list(scores.values()))
     writer.finish({})
     return artifacts.register(run, "checkpoint")
@@ -169,6 +178,67 @@ def test_a_program_reads_the_same_over_the_api(api, project):
     assert (item["agree"], item["pairs"], item["simulated"]) == (5, 6, 0)
     assert (item["labelers_order"], item["model_order"]) == ([[0], [1], [2], [3]], [[0], [1], [3], [2]])
     assert item["prompt"].startswith("prompt 2") and len(item["completions"]) == len(item["scores"]) == 4
+
+
+def imported(scores=SCORES, ids=None):
+    """A reward model of an imported set of rankings, which belongs to no project."""
+    rows = [{"group_id": f"g{i}", "prompt": f"prompt {i} {ATTACK}", "completions": [f"{ATTACK} {n}" for n in making.FOUR], "order": making.BEST_FIRST, "labeler": "GPT-4", "simulated": True} for i in range(3)]  # fmt: skip
+    dataset = making.dataset("rankings", rows, "0000eeee")
+    model = reward_model(None, scores, dataset=dataset)
+    return dataset, model
+
+
+def test_a_model_of_an_imported_set_has_the_page_too_from_its_run_and_its_checkpoint(browser, tmp_home):
+    dataset, model = imported()
+    model.summary = {"reward_mean": 0.5, "reward_std": 2.0}
+    model.save(update_fields=["summary"])
+    head = browser()
+    link = f'href="/checkpoints/{model.pk}/orders"'
+    assert link in head.get(f"/checkpoints/{model.pk}").content.decode()
+    assert f'href="/runs/{model.run_id}/orders"' in head.get(f"/runs/{model.run_id}").content.decode()
+    for address in (f"/checkpoints/{model.pk}/orders", f"/runs/{model.run_id}/orders"):
+        page = head.get(address).content.decode()
+        assert "prompt 1" in page and "0 of 6 pairs agree" in page and "1 of 3, most disagreed first" in page
+        # The raw score of 4 is 4 · 2 + 0.5.
+        assert "0.98" in page and "raw 8.50" in page
+        assert "belong to no labelling project" in page and "Correct this" not in page
+        assert f'href="/datasets/{dataset.pk}"' in page and ATTACK not in page
+        second = head.get(f"{address}?group=2").content.decode()
+        assert "prompt 2" in second and 'rel="prev"' in second
+    assert head.get("/checkpoints/nobody/orders").status_code == 404
+    assert browser("labeler").get(f"/checkpoints/{model.pk}/orders").status_code in (302, 403)
+
+
+def test_a_group_of_a_project_is_corrected_from_the_checkpoints_page(browser, project):
+    model = reward_model(project)
+    group = project.groups.get(metadata__group_id="g1")
+    page = browser().get(f"/checkpoints/{model.pk}/orders").content.decode()
+    assert f'href="/labeling/{project.pk}/groups/{group.pk}">Correct this</a>' in page
+
+
+def test_programs_read_the_orders_of_any_reward_model(api, project):
+    _, model = imported({"g0": [4, 3, 2, 1], "gone": [1, 2]})
+    address = f"/api/v1/checkpoints/{model.pk}/orders"
+    told = api().get(address).json()
+    assert told["count"] == 2
+    gone, known = told["items"]
+    assert (gone["group_id"], gone["prompt"], gone["dataset"]) == ("gone", None, None)
+    assert (known["task"], known["project"], known["agree"], known["pairs"]) == (None, None, 6, 6)
+    assert known["shares"][0] == pytest.approx(0.982, abs=1e-3) and len(known["completions"]) == 4
+    assert len(api().get(f"{address}?limit=1&offset=1").json()["items"]) == 1
+    own = api().get(f"/api/v1/checkpoints/{reward_model(project).pk}/orders").json()["items"][0]
+    assert own["project"] == project.pk and own["prompt"].startswith("prompt 1")
+    assert api("labeler").get(address).status_code == 403
+    assert api(None).get(address).status_code == 401
+    assert api().get("/api/v1/checkpoints/nobody/orders").status_code == 404
+
+
+def test_of_two_datasets_that_name_a_group_alike_the_later_ones_has_its_number(tmp_home):
+    _, model = imported({"g0": [4, 3, 2, 1], "g0/2": [1, 2]})
+    other = making.dataset("rankings", [{"group_id": "g0", "prompt": "later", "completions": ["x", "y"], "order": [[0], [1]], "labeler": "lea", "simulated": False}], "0000ffff")  # fmt: skip
+    RunInput.objects.create(run=model.run, name="rankings", artifact=other, position=1)
+    prompts = {one["prompt"].split()[0] for one in orders.of_model(model, limit=9).items}
+    assert prompts == {"prompt", "later"}
 
 
 def test_the_api_refuses_labelers_strangers_and_models_that_learned_elsewhere(api, project):
