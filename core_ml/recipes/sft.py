@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Generator, Iterator
+from itertools import chain, zip_longest
 from typing import Any, Literal
 
 from core_ml.config import RecipeConfig, setting
 from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.config import (
+    DATA,
     OPTIMIZER,
     REPORTS,
     Cooldown,
@@ -23,6 +25,7 @@ from core_ml.training.config import (
     Spike,
     Threads,
     Warmup,
+    Weights,
 )
 from core_ml.training.schedule import lr_share
 from core_ml.workspace import Workspace
@@ -47,6 +50,14 @@ class SftConfig(RecipeConfig):
         "is a little quicker.",
     )
     seed: int = setting(0, "The same seed gives the same order of conversations.", ge=0, le=2**31 - 1)
+    weights: Weights | None = setting(
+        None,
+        "Where several datasets are read: how much of each among an epoch's conversations, in their order; by default "
+        "each conversation comes once.",
+        group=DATA,
+        min_length=1,
+        max_length=1000,
+    )
     muon_lr: float = setting(0.035, "Peak learning rate of the matrices (Muon).", group=OPTIMIZER, gt=0, le=1)
     adam_lr: float = setting(
         8e-3, "Peak learning rate of embedding and head (AdamW).", group=OPTIMIZER, gt=0, le=1
@@ -114,12 +125,16 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     device.use_threads(config.threads)
     model, tokenizer = checkpoint.load(workspace.input("checkpoint").path)
     folder = workspace.state / "conversations"
-    rows = read_rows(workspace.input("conversations"), ["messages"], input="conversations")
-    with ranks.first_alone():
-        yield from encode(rows, tokenizer, folder, model.config.max_seq_len, config.val_share)
-    conversations = Conversations(folder)
+    workspace.input("conversations")  # says what is missing
+    datasets = [
+        (one.manifest.name, read_rows(one, ["messages"], input="conversations"))
+        for one in workspace.inputs("conversations")
+    ]
     batching = Packed if config.batching == "packed" else ByLength
-    batches = batching(conversations, config.batch_tokens, config.epochs, config.seed)
+    with ranks.first_alone():
+        yield from encode(datasets, tokenizer, folder, model.config.max_seq_len, config.val_share)
+        conversations = Conversations(folder, config.weights)
+        batches = batching(conversations, config.batch_tokens, config.epochs, config.seed)
     if conversations.n_cut or conversations.n_skipped:
         yield Log(
             f"{conversations.n_cut:,} conversations were cut at {model.config.max_seq_len} tokens, "
@@ -145,6 +160,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         grad_clip=config.grad_clip,
         spread=config.spike,
         ema=config.ema,
+        place=batches.told,
     )
     peak = ranks.count() * device.peak_flops(model.device)
     joules = Energy(model.device)
@@ -214,6 +230,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         "val_loss_before": round(before, 4),
         "n_conversations": conversations.n,
         "n_held_out": len(conversations.val),
+        "datasets": conversations.told(config.epochs),
         "n_parameters": model.config.n_parameters,
         "steps": batches.steps,
         "step": notes["best"] if best is not None else loop.steps,
@@ -248,7 +265,7 @@ def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Ev
     from core_ml.training.conversations import cut
     from core_ml.training.loss import masked_logprobs
 
-    rows = conversations.val[: config.val_conversations]
+    rows = conversations.held_out(config.val_conversations)
     rows = rows[conversations.lengths[rows].argsort(kind="stable")]
     total, n = 0.0, 0
     for batch in cut(rows, conversations.lengths, 4 * config.batch_tokens):
@@ -262,7 +279,10 @@ def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Ev
 def _questions(conversations: Any, n: int) -> list[tuple[list[int], list[int]]]:
     """Held-out (prompt, answer) pairs of different prompts: the first answer of each conversation."""
     found: dict[tuple[int, ...], list[int]] = {}
-    for number in conversations.val:
+    # Datasets take turns.
+    for number in chain.from_iterable(zip_longest(*conversations.of_val)):
+        if number is None:
+            continue
         if len(found) == n:
             break
         ids, mask = conversations.row(number)
@@ -336,7 +356,12 @@ RECIPE = Recipe(
         "checkpoint": Input(
             "checkpoint", ("base", "chat", "reasoner", "aligned"), description="The model to begin with."
         ),
-        "conversations": Input("dataset", ("conversations",), description="Answers to imitate."),
+        "conversations": Input(
+            "dataset",
+            ("conversations",),
+            many=True,
+            description="Answers to imitate; of several datasets, mixed by weight.",
+        ),
     },
     makes={"checkpoint": Output("checkpoint", "chat", description="A model that answers.")},
     presets=(

@@ -52,6 +52,7 @@ Spike = Annotated[
     ),
 ]
 Publish = Literal["last", "best"]
+Weights = list[Annotated[float, Field(gt=0)]]
 SaveEvery = Annotated[float, setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)]
 KeepLast = Annotated[int, setting(2, "Newest saved states that are kept.", group=MACHINE, ge=2, le=1000)]
 KeepEvery = Annotated[
@@ -94,7 +95,7 @@ class PretrainConfig(RecipeConfig):
     seed: int = setting(
         0, "The same seed gives the same weights and the same order of text.", ge=0, le=2**31 - 1
     )
-    weights: list[Annotated[float, Field(gt=0)]] | None = setting(
+    weights: Weights | None = setting(
         None,
         "Where several datasets are read: how much of each, in their order; by default as much as each one has.",
         group=DATA,

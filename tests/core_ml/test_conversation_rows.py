@@ -19,7 +19,7 @@ from tests.core_ml.models import small_model
 def encoded(folder: Path, max_seq_len: int = 64) -> Conversations:
     dataset = Folder(small.conversations(folder / "data"))
     rows = read_rows(dataset, ["messages"], input="conversations")
-    list(encode(rows, small.tokenizer(), folder / "rows", max_seq_len, 0.1))
+    list(encode([("talks", rows)], small.tokenizer(), folder / "rows", max_seq_len, 0.1))
     return Conversations(folder / "rows")
 
 
@@ -75,12 +75,13 @@ def test_a_thing_goes_where_the_least_room_is_left_over() -> None:
 def test_an_epoch_of_packed_rows_holds_each_conversation_once_and_whole(tmp_path: Path) -> None:
     found = encoded(tmp_path)
     batches = Packed(found, 256, epochs=2, seed=0, width=64)
-    assert (batches.width, batches.n_rows) == (64, 4)
+    assert (batches.width, batches.n_at_once) == (64, 4)
+    steps_of_epoch = batches.steps // 2
     epochs: list[list[bytes]] = []
     for epoch in range(2):
         talks = []
-        for step in range(1, batches.steps_of_epoch + 1):
-            batch = batches.batch(epoch * batches.steps_of_epoch + step)
+        for step in range(1, steps_of_epoch + 1):
+            batch = batches.batch(epoch * steps_of_epoch + step)
             assert batch.ids.shape[0] <= 4 and batch.ids.shape[1] == 64 and batch.segments is not None
             for ids, segments in zip(batch.ids, batch.segments, strict=True):
                 talks += [ids[segments == k].numpy().tobytes() for k in range(1, int(segments.max()) + 1)]
@@ -95,6 +96,77 @@ def test_an_epoch_of_packed_rows_holds_each_conversation_once_and_whole(tmp_path
     assert not torch.equal(other.batch(1).ids, batches.batch(1).ids)
 
 
+@pytest.mark.parametrize("batching", [Packed, ByLength])
+def test_a_plan_is_made_once_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batching: type[Packed] | type[ByLength]
+) -> None:
+    found = encoded(tmp_path)
+    first = batching(found, 256, 2, 0)
+    wanted = [first.batch(step).ids for step in range(1, first.steps + 1)]
+    monkeypatch.setattr(batching, "_plan", None)
+    again = batching(Conversations(tmp_path / "rows"), 256, 2, 0)
+    assert again.steps == first.steps
+    # From anywhere, in any order.
+    for step in (first.steps, 1, first.steps // 2 + 1):
+        assert torch.equal(again.batch(step).ids, wanted[step - 1])
+    with pytest.raises(TypeError):
+        batching(found, 256, 2, 1)
+
+
+def mixed(folder: Path, weights: list[float] | None) -> Conversations:
+    """90 sums and 10 other conversations."""
+    rows = [
+        [{"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "Yes."}]}]
+        for i in range(100)
+    ]
+    datasets = [("many", [row[0] for row in rows[:90]]), ("few", [row[0] for row in rows[90:]])]
+    list(encode(datasets, small.tokenizer(), folder, 64, 0.1))
+    return Conversations(folder, weights)
+
+
+@pytest.mark.parametrize("batching", [Packed, ByLength])
+def test_datasets_are_mixed_by_weight_and_each_is_read_evenly(
+    tmp_path: Path, batching: type[Packed] | type[ByLength]
+) -> None:
+    plain = mixed(tmp_path, None)
+    n = len(plain.train)
+    assert [len(own) + len(held) for own, held in zip(plain.of_train, plain.of_val, strict=True)] == [90, 10]
+    assert plain.of_epoch(3, 0).tolist() == plain.train.tolist()
+    found = mixed(tmp_path, [1, 3])
+    assert found.shares == [0.25, 0.75]
+    few = set(found.of_train[1].tolist())
+    batches = batching(found, 128, 3, 0)
+    read = [np.concatenate(batches.lists(step)) for step in range(1, batches.steps + 1)]
+    counts = np.bincount(np.concatenate(read), minlength=100)
+    quarter, rest = round(n / 4), round(n * 3 / 4)
+    assert counts[found.of_train[0]].sum() == 3 * quarter and counts[found.of_train[1]].sum() == 3 * rest
+    for own in found.of_train:
+        assert counts[own].max() - counts[own].min() <= 1
+    assert sum(number in few for number in found.of_epoch(0, 0)) == rest
+    assert found.told(3)[1]["epochs"] == pytest.approx(3 * 0.75 * n / len(few), abs=0.01)
+    assert len(found.held_out(4)) == 1 + min(3, len(found.of_val[1]))
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 weights for 2 datasets") as caught:
+        mixed(tmp_path, [1, 2, 3])
+    assert caught.value.field == "weights"
+
+
+def test_the_rows_of_an_update_are_named_as_they_stand_in_their_datasets(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i}?"}]}
+        if i == 1  # nothing to learn: it is skipped
+        else {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "Yes."}]}
+        for i in range(4)
+    ]
+    list(encode([("a", rows), ("b", rows)], small.tokenizer(), tmp_path, 64, 0.1))
+    found = Conversations(tmp_path)
+    assert found.sizes == [3, 3]
+    assert found.named(np.array([1, 5, 0, 1])) == "Conversations 1, 3 of a; 4 of b."
+    assert found.named(np.array([2])) == "Conversations 4 of a."
+
+
 def test_a_row_may_be_wider_than_the_network_can_read(tmp_path: Path) -> None:
     found = encoded(tmp_path)
     batch = found.packed([found.train[:1]], width=300)
@@ -104,7 +176,7 @@ def test_a_row_may_be_wider_than_the_network_can_read(tmp_path: Path) -> None:
 def test_rows_are_as_wide_as_the_longest_conversation_needs(tmp_path: Path) -> None:
     found = encoded(tmp_path)
     batches = Packed(found, 1, 1, seed=0, width=8)
-    assert (batches.width, batches.n_rows) == (int(found.lengths[found.train].max()), 1)
+    assert (batches.width, batches.n_at_once) == (int(found.lengths[found.train].max()), 1)
 
 
 def test_sequences_of_a_row_begin_at_position_0_and_see_themselves_only() -> None:

@@ -1,5 +1,6 @@
 """Fine-tuning as a run: it learns the assistant's words, and goes on after a stop."""
 
+import re
 from collections.abc import Generator
 from pathlib import Path
 
@@ -205,6 +206,39 @@ def test_batches_of_like_length_teach_as_well_and_resume_to_the_bit(
     assert small.curves(told) == small.curves(undisturbed)
 
 
+def test_several_datasets_are_mixed_by_weight_and_told_and_resumed_to_the_bit(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    colours = [
+        [("user", f"Which colour has thing {i}?"), ("assistant", ("Red.", "Blue.")[i % 2])] for i in range(40)
+    ]
+    paths = [inputs["conversations"], small.conversations(tmp_path / "colours", colours)]
+    opened = read_inputs(RECIPE, {"checkpoint": [inputs["checkpoint"]], "conversations": paths})
+    config = read_config(RECIPE, {**SMALL, "weights": [1, 1]})
+
+    def place(name: str) -> Workspace:
+        return Workspace(tmp_path / name, tmp_path / name / ".state", opened, small.ORIGIN, "t", "test")
+
+    whole = list(RECIPE.run(config, place("whole")))
+    told: list[Event] = []
+    for stop in (11, 999):
+        events = RECIPE.run(config, place("stopped"))
+        for event in events:
+            told.append(event)
+            if isinstance(event, Metric) and event.step == stop:
+                events.close()
+                break
+    assert small.curves(told) == small.curves(whole)
+    mixed = Folder(tmp_path / "whole/checkpoint").manifest.summary["datasets"]
+    assert [(one["conversations"], one["share"]) for one in mixed] == [(120, 0.5), (40, 0.5)]
+    assert mixed[0]["epochs"] < 2 < mixed[1]["epochs"]
+    # Both kinds of questions are asked.
+    prompts = {event.prompt.split()[0] for event in whole if isinstance(event, Sample)}
+    assert prompts == {"What", "Which"}
+    with pytest.raises(UserError, match="3 weights for 2 datasets"):
+        list(RECIPE.run(read_config(RECIPE, {**SMALL, "weights": [1, 1, 1]}), place("refused")))
+
+
 def test_the_users_words_are_not_learned(inputs: dict[str, Path], tmp_path: Path) -> None:
     # The same answer to every question: only what is learned can become cheap.
     rows = [[("user", f"{i * 7919 % 997} {i}?"), ("assistant", "Yes.")] for i in range(100)]
@@ -283,6 +317,8 @@ def test_a_loss_far_above_the_usual_is_not_learned_from(
     guarded = run(small.workspace(RECIPE, tmp_path / "guarded", **inputs), **options)
     logs = [event.message for event in guarded if isinstance(event, Log)]
     assert len(logs) == 1 and logs[0].startswith("Update 40 was passed over: the loss")
+    # 96 tokens are less than a row, which holds several conversations.
+    assert re.search(r"Conversations \d+(, \d+)+ of talks\.$", logs[0])
     made = 0
     told = run(small.workspace(RECIPE, tmp_path / "told", **inputs), **options, spike=None)
     assert not [event for event in told if isinstance(event, Log)]
