@@ -7,8 +7,7 @@ character alone.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -43,10 +42,10 @@ class Spelling:
 
     def __init__(self, decoder: Any, content: Mapping[str, Any]) -> None:
         self._decoder = decoder
-        falls_back = any(step["type"] == "ByteFallback" for step in steps_of(content, "decoder"))
+        steps = steps_of(content, "decoder")
+        falls_back = any(step["type"] == "ByteFallback" for step in steps)
         self._has_bytes = falls_back or bool(content["model"].get("byte_fallback"))
-        vocab = content["model"]["vocab"]
-        self._names = list(vocab) if isinstance(vocab, dict) else [name for name, _ in vocab]
+        self._replaced = None if decoder is None else _replaced(steps)
         self._after = self._join([_BESIDE, _BESIDE]).removeprefix(_BESIDE)
 
     def _join(self, names: Sequence[str]) -> str:
@@ -55,32 +54,40 @@ class Spelling:
     def bytes_of(self, name: str) -> bytes:
         if self._has_bytes and (byte := _BYTE.fullmatch(name)):
             return bytes([int(byte[1], 16)])
+        if self._replaced is not None:
+            for old, new in self._replaced:
+                name = name.replace(old, new)
+            return name.encode()
         text = self._join([_BESIDE, name, _BESIDE])
         if not (text.startswith(_BESIDE) and text.endswith(self._after)):
             return name.encode()  # a decoder that looks further than from one token to the next
         return text[len(_BESIDE) : len(text) - len(self._after)].encode()
 
-    def alone(self, text: str) -> str:
-        """What tokens spell as a text by itself."""
-        begin, end = self.dropped
-        for _ in range(begin):
-            text = text.removeprefix(" ")
-        for _ in range(end):
-            text = text.removesuffix(" ")
-        return text
-
-    @cached_property
-    def dropped(self) -> tuple[int, int]:
+    def dropped(self, tokens: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
         """How many spaces a text loses at its beginning and at its end, by the first token that shows either."""
         lost = {False: 0, True: 0}
         undecided = {False, True}
-        for name in self._names:
-            data = self.bytes_of(name)
+        for name, data in tokens:
             for at_end in tuple(undecided):
                 if data.strip() and data[-at_end] == ord(" "):
                     undecided.remove(at_end)
                     lost[at_end] = _spaces(data, at_end) - _spaces(self._join([name]).encode(), at_end)
         return max(0, lost[False]), max(0, lost[True])
+
+
+def _replaced(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]] | None:
+    """What a decoder that only replaces letters replaces, which is done a hundred times as fast without it."""
+    found, is_one = [], False
+    for step in steps:
+        if step["type"] == "Metaspace":
+            found.append((step["replacement"], " "))
+        elif step["type"] == "Replace" and "String" in step["pattern"]:
+            found.append((step["pattern"]["String"], step["content"]))
+        elif step["type"] == "Fuse":
+            is_one = True
+        elif step["type"] != "ByteFallback" and not (is_one and step["type"] == "Strip"):
+            return None
+    return found
 
 
 def _spaces(data: bytes, at_end: bool) -> int:

@@ -194,10 +194,7 @@ class Tokenizer:
         return patterns.cut(text, self.pattern, PIECE_CHARS)
 
     def encode_after(self, before: Literal["mark", "text"], text: str) -> list[int]:
-        """As `encode` of a text that goes on behind a special token or where another ended.
-
-        Rules of others may write a space before each text, or before one that begins a document alone.
-        """
+        """As `encode` of a text that goes on, before which rules of others write no space, or one behind marks alone."""
         other = None if isinstance(self._source, Learned) else self._going_on[before]
         if other is None:
             return self.encode(text)
@@ -275,14 +272,21 @@ class Tokenizer:
         return self.inner.id_to_token(id) or ""
 
     @cached_property
+    def _spelling(self) -> spelling.Spelling:
+        return spelling.Spelling(self.inner.decoder, self._content)
+
+    @cached_property
     def is_of_bytes(self) -> bool:
         """Whether tokens are bytes in stand-ins; those of other tokenizers are characters, and most lack some."""
         return isinstance(self._source, Learned) or spelling.is_of_bytes(self._content)
 
-    @property
+    @cached_property
     def dropped(self) -> tuple[int, int]:
         """How many spaces its rules write before and behind a text: none if it is of bytes."""
-        return (0, 0) if self.is_of_bytes else self._spelling.dropped
+        if self.is_of_bytes:
+            return 0, 0
+        names = map(self.name, range(self.vocab_size))
+        return self._spelling.dropped(zip(names, self.token_bytes, strict=True))
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -295,18 +299,14 @@ class Tokenizer:
         return found
 
     def _bytes_of(self, id: int) -> bytes:
-        if id in self.special_ids:
-            return b""
         name = self.name(id)
+        if id in self.special_ids or not name:
+            return b""
         if not self.is_of_bytes:
-            return self._spelling.bytes_of(name) if name else b""
+            return self._spelling.bytes_of(name)
         if id in self._words:
             return self._words[id].encode()
         return described.from_symbols(name) if BYTE_OF.keys() >= set(name) else name.encode()
-
-    @cached_property
-    def _spelling(self) -> spelling.Spelling:
-        return spelling.Spelling(self.inner.decoder, self._content)
 
     @cached_property
     def merge_ranks(self) -> dict[tuple[str, str], int]:
@@ -321,7 +321,8 @@ class Tokenizer:
         Of a text by itself: a space that the rules wrote before it is left out.
         """
         text = self.decode_bytes(ids).decode("utf-8", errors="replace")
-        return text if self.is_of_bytes else self._spelling.alone(text)
+        begin, end = self.dropped
+        return text.removeprefix(" " * begin).removesuffix(" " * end)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """What token ids spell in the midst of a text."""
