@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,7 @@ WEAK = 0.5
 """Ties with an average model that each model is given where votes are too few for finite ratings."""
 RIDGE = 1.0
 """Precision of the prior on the effects of style, whose scale is 1: it matters below some tens of votes only."""
+Ties = Literal["half", "model"]
 STYLE = ("length", "headings", "bold", "list items")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
 _MARKS = (re.compile(r"^#{1,6} ", re.M), re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"), re.compile(r"^[ \t]*(?:[-*+]|\d{1,3}[.)]) ", re.M))  # fmt: skip
@@ -83,6 +85,8 @@ class Leaderboard:
     effects: list[Effect]
     is_finite: bool
     """False where votes are too few for finite ratings, so that a weak prior holds them."""
+    tie_share: float | None = None
+    """How often two equal models tie, where ties have a probability of their own."""
 
 
 def leaderboard(
@@ -92,17 +96,28 @@ def leaderboard(
     clusters: np.ndarray | None = None,
     draws: int = 200,
     seed: int = 0,
+    ties: Ties = "half",
 ) -> Leaderboard:
     """Every model's rating. The anchor stands at 1,000 in every draw, so that its interval is empty.
 
     Args:
         games: with the covariates of `style_covariates` a style-controlled rating is told beside the plain one.
         anchor: index of the model at 1,000; without one the mean of all stands there.
+        ties: half a win for each side, or an outcome with a probability of its own (Davidson 1970), which has nothing
+            to say where all votes are ties. Style is taken out of the former only.
     """
     finite = bradley_terry.is_connected(games)
     prior = 0.0 if finite else WEAK
     plain = Comparisons(games.first, games.second, games.score, games.n_models)
-    points, low, high, _, _ = _interval(plain, anchor, clusters, draws, seed, prior)
+    tie_share = None
+    if ties == "model" and not (games.score == 0.5).all():
+        fitted, nu, drawn = bradley_terry.davidson_bootstrap(
+            plain, draws, seed, clusters=clusters, prior=prior
+        )
+        points, low, high = _bounds(fitted, drawn, anchor)
+        tie_share = nu / (2 + nu)
+    else:
+        points, low, high, _, _ = _interval(plain, anchor, clusters, draws, seed, prior)
     counts = np.bincount(games.first, minlength=games.n_models) + np.bincount(
         games.second, minlength=games.n_models
     )
@@ -112,20 +127,20 @@ def leaderboard(
             Rating(*row)
             for row in zip(ranks, points.tolist(), low.tolist(), high.tolist(), n_votes, strict=True)
         ]
-        return Leaderboard(rows, [], finite)
-    s_points, s_low, s_high, effect, drawn = _interval(games, anchor, clusters, draws, seed, prior)
+        return Leaderboard(rows, [], finite, tie_share)
+    s_points, s_low, s_high, effect, effects_drawn = _interval(games, anchor, clusters, draws, seed, prior)
     columns = (points, low, high, s_points, s_low, s_high)
     listed = zip(ranks, shared_ranks(s_low, s_high), n_votes, *(one.tolist() for one in columns), strict=True)
     rows = [
         Rating(rank, p, lo, hi, n, sp, slo, shi, s_rank)
         for rank, s_rank, n, p, lo, hi, sp, slo, shi in listed
     ]
-    bounds = np.quantile(drawn, (0.025, 0.975), axis=0)
+    bounds = np.quantile(effects_drawn, (0.025, 0.975), axis=0)
     effects = [
         Effect(name, float(effect[c]), float(bounds[0, c]), float(bounds[1, c]))
         for c, name in enumerate(STYLE)
     ]
-    return Leaderboard(rows, effects, finite)
+    return Leaderboard(rows, effects, finite, tie_share)
 
 
 def _interval(
@@ -134,9 +149,15 @@ def _interval(
     whole, drawn, coefficients = bradley_terry.bootstrap(
         games, draws, seed, clusters=clusters, prior=prior, ridge=RIDGE
     )
-    points, spread = to_points(whole.ratings, anchor), to_points(drawn, anchor)
+    return *_bounds(whole.ratings, drawn, anchor), whole.coefficients, coefficients
+
+
+def _bounds(
+    ratings: np.ndarray, drawn: np.ndarray, anchor: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points, spread = to_points(ratings, anchor), to_points(drawn, anchor)
     low, high = np.quantile(spread, (0.025, 0.975), axis=0)
-    return points, np.minimum(low, points), np.maximum(high, points), whole.coefficients, coefficients
+    return points, np.minimum(low, points), np.maximum(high, points)
 
 
 def to_points(ratings: np.ndarray, anchor: int | None) -> np.ndarray:

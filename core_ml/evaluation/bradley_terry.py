@@ -1,7 +1,7 @@
 """Ratings of models from comparisons of two at a time: Bradley–Terry, as arenas of language models use it.
 
 A rating is a logit here: model i beats model j with probability sigmoid(r_i - r_j). Ties count as half a win for
-each side, as Chatbot Arena counts them; `davidson` gives them a probability of their own. Style control adds
+each side, as Chatbot Arena counts them; `davidson` gives them a probability of their own, which an arena may choose. Style control adds
 covariates (differences of length and markdown) beside the ratings, so that a rating says what is left when both
 answers look alike. Where the literature draws comparisons anew for its intervals, weights are drawn here (the
 Bayesian bootstrap): no draw then loses the only defeat of a model, which would send its rating to infinity.
@@ -165,44 +165,84 @@ def bootstrap(
     return whole, np.array([one.ratings for one in drawn]), np.array([one.coefficients for one in drawn])
 
 
-def davidson(games: Comparisons) -> tuple[np.ndarray, float]:
+def davidson(
+    games: Comparisons,
+    weights: np.ndarray | None = None,
+    *,
+    prior: float = 0.0,
+    start: tuple[np.ndarray, float] | None = None,
+) -> tuple[np.ndarray, float]:
     """(m,) ratings and nu, where a tie has a probability of its own: nu·sqrt(e^ri e^rj) beside e^ri and e^rj.
 
     nu is 0 where nothing was tied; two equal models then tie with probability nu / (2 + nu).
-    Raises: ValueError where no finite ratings exist. Source: Davidson 1970, JASA 65.
+
+    Args:
+        weights, prior: as of `fit`.
+        start: what another fit has found, to begin from.
+    Raises: ValueError where no finite ratings exist and `prior` is 0, or where everything was tied.
+    Source: Davidson 1970, JASA 65.
     """
     m = games.n_models
     ties = games.score == 0.5
-    if not is_connected(games):
-        raise ValueError("some model only wins or only loses against the others: there are no finite ratings")
-    if not ties.any():
-        return fit(games).ratings, 0.0
+    if not prior and not is_connected(games):
+        raise ValueError("some model only wins or only loses against the others: give a prior")
+    weight = np.ones(len(games)) if weights is None else weights
+    if not (weight * ties).any():
+        return fit(games, weights, prior=prior).ratings, 0.0
     if ties.all():
         raise ValueError("every comparison was tied: nu is infinite")
     # Of each comparison the statistic is half the difference (won 1/2, lost -1/2, tied 0) and whether it was tied.
     half = games.score - 0.5
     theta = np.zeros(m + 1)  # ratings, log nu
+    if start is not None and start[1] > 0:
+        theta = np.append(start[0], math.log(start[1]))
     first, second = games.first, games.second
     for _ in range(MAX_STEPS):
         d = (theta[first] - theta[second]) / 2
         odds = np.exp(np.stack([d, -d, np.broadcast_to(theta[m], d.shape)]) - np.abs(d))
         won, lost, tied = odds / odds.sum(axis=0)
         mean = (won - lost) / 2
-        residual, curve, cross = half - mean, (won + lost) / 4 - mean**2, -mean * tied
-        gradient = np.bincount(first, residual, m) - np.bincount(second, residual, m)
+        residual = weight * (half - mean)
+        curve, cross = weight * ((won + lost) / 4 - mean**2), -weight * mean * tied
+        q = _sigmoid(theta[:m])
+        gradient = np.bincount(first, residual, m) - np.bincount(second, residual, m) + prior * (0.5 - q)
         hessian = np.zeros((m + 1, m + 1))
         np.add.at(hessian, (first, second), -curve)
         np.add.at(hessian, (second, first), -curve)
-        hessian[range(m), range(m)] += np.bincount(first, curve, m) + np.bincount(second, curve, m)
-        hessian[:m, :m] += 1 / m
+        degree = np.bincount(first, curve, m) + np.bincount(second, curve, m)
+        hessian[range(m), range(m)] += degree + prior * q * (1 - q)
+        if not prior:
+            hessian[:m, :m] += 1 / m
         hessian[:m, m] = hessian[m, :m] = np.bincount(first, cross, m) - np.bincount(second, cross, m)
-        hessian[m, m] = (tied * (1 - tied)).sum()
-        step = np.linalg.solve(hessian, np.append(gradient, (ties - tied).sum()))
+        hessian[m, m] = (weight * tied * (1 - tied)).sum()
+        step = np.linalg.solve(hessian, np.append(gradient, (weight * (ties - tied)).sum()))
         longest = np.abs(step).max()
         theta = theta + step * min(1.0, MAX_STEP / max(longest, PRECISE))
         if longest < PRECISE:
             break
     return theta[:m] - theta[:m].mean(), float(np.exp(theta[m]))
+
+
+def davidson_bootstrap(
+    games: Comparisons,
+    draws: int = 200,
+    seed: int = 0,
+    *,
+    clusters: np.ndarray | None = None,
+    prior: float = 0.0,
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Davidson's ratings and nu, and (draws, m) ratings under weights drawn as `bootstrap` draws them."""
+    clusters = np.arange(len(games)) if clusters is None else clusters
+    _, clusters = np.unique(clusters, return_inverse=True)
+    n_clusters = int(clusters.max(initial=-1)) + 1
+    alike, place = games.gathered()
+    whole = davidson(alike, np.bincount(place, minlength=len(alike)).astype(float), prior=prior)
+    chance = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(draws):
+        weights = np.bincount(place, chance.exponential(size=n_clusters)[clusters], len(alike))
+        drawn.append(davidson(alike, weights, prior=prior, start=whole)[0])
+    return *whole, np.array(drawn)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from lab.models.arena import DONE, HUMAN, JUDGE, SIDES
 
 Voters = Literal["people", "judges", "all"]
 VOTERS = ("people", "judges", "all")
+TIES: tuple[arena.Ties, ...] = ("half", "model")
 State = tuple[int, int, datetime | None]
 FEW = 20
 """Votes on a pair below which its share says little."""
@@ -106,18 +107,22 @@ class Board:
     """None where none is chosen, or the chosen one has no votes: then the mean stands at 1,000."""
     n_votes: int
     n_battles: int
+    ties: arena.Ties
+    """How ties count in the ratings with style in them; style is taken out of half wins only."""
+    tie_share: float | None
+    """How often two equal models tie, where ties are an outcome of their own."""
     low: float
     high: float
     """Of all intervals, for a common axis."""
 
 
-def leaderboard(voters: Voters = "people") -> Board:
+def leaderboard(voters: Voters = "people", ties: arena.Ties = "half") -> Board:
     """Ratings with 95 % intervals, plain and with style taken out."""
     state = _state(voters)
     known = {one.pk: one for one in Contender.objects.select_related("checkpoint__run")}
     told = _votes(voters, state)
     anchor = next((one for one in known.values() if one.is_anchor and one.pk in told.contenders), None)
-    fitted = _fitted(voters, state, anchor.pk if anchor else None)
+    fitted = _fitted(voters, state, anchor.pk if anchor else None, ties)
     rated = dict(zip(told.contenders, fitted.ratings, strict=True)) if fitted else {}
     tokens = _mean_tokens()
     rows = [Row(one, rated.get(pk), tokens.get(pk)) for pk, one in known.items()]
@@ -132,6 +137,8 @@ def leaderboard(voters: Voters = "people") -> Board:
         anchor,
         len(told),
         len(np.unique(told.battles)),
+        ties,
+        fitted.tie_share if fitted else None,
         min(ends),
         max(ends),
     )
@@ -143,12 +150,12 @@ def _ends(rating: arena.Rating) -> list[float]:
 
 
 @lru_cache(maxsize=12)
-def _fitted(voters: Voters, state: State, anchor: int | None) -> arena.Leaderboard | None:
+def _fitted(voters: Voters, state: State, anchor: int | None, ties: arena.Ties) -> arena.Leaderboard | None:
     told = _votes(voters, state)
     if not len(told):
         return None
     place = told.contenders.index(anchor) if anchor is not None else None
-    return arena.leaderboard(told.games(styled=True), place, clusters=told.battles)
+    return arena.leaderboard(told.games(styled=True), place, clusters=told.battles, ties=ties)
 
 
 def _mean_tokens() -> dict[int, float]:

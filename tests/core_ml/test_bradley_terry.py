@@ -84,6 +84,31 @@ def test_davidson_by_hand() -> None:
     assert bt.davidson(games((0, 1, 1), (1, 0, 1)))[1] == 0.0
 
 
+def test_davidsons_weights_are_repetitions_and_a_prior_keeps_ratings_finite() -> None:
+    rows = games((0, 1, 1), (1, 0, 1), (0, 1, 0.5))
+    ratings, nu = bt.davidson(rows, np.array([8.0, 2.0, 4.0]))
+    assert (ratings[0] - ratings[1], nu) == (pytest.approx(math.log(4)), pytest.approx(1.0))
+    assert bt.davidson(rows, np.array([8.0, 2.0, 4.0]), start=(ratings, nu))[1] == pytest.approx(1.0)
+    always = games((0, 1, 1), (0, 1, 1), (0, 2, 1), (2, 1, 0.5), (1, 2, 1), m=3)
+    with pytest.raises(ValueError, match="give a prior"):
+        bt.davidson(always)
+    ratings, nu = bt.davidson(always, prior=0.5)
+    assert ratings[0] > max(ratings[1:]) and np.isfinite(ratings).all() and 0 < nu < 5
+
+
+def test_a_leaderboard_may_give_ties_a_probability_of_their_own() -> None:
+    """8 wins, 2 defeats and 4 ties: ln 4 apart by Davidson, ln (10 / 4) where a tie is half a win for each."""
+    rows = games(*[(0, 1, 1)] * 8, *[(1, 0, 1)] * 2, *[(0, 1, 0.5)] * 4)
+    half, own = (arena.leaderboard(rows, anchor=1, draws=50, ties=ties) for ties in ("half", "model"))
+    assert half.ratings[0].points == pytest.approx(1000 + arena.ELO * math.log(10 / 4))
+    assert own.ratings[0].points == pytest.approx(1000 + arena.ELO * math.log(4))
+    assert own.ratings[0].low < own.ratings[0].points < own.ratings[0].high
+    # nu is 1, so that two equal models tie in a third of votes.
+    assert (half.tie_share, own.tie_share) == (None, pytest.approx(1 / 3))
+    tied = arena.leaderboard(games((0, 1, 0.5), (1, 0, 0.5)), draws=5, ties="model")
+    assert tied.tie_share is None and tied.ratings[0].points == pytest.approx(1000)
+
+
 def test_weights_are_repetitions() -> None:
     one = games((0, 1, 1), (1, 0, 1))
     assert bt.fit(one, np.array([3.0, 1.0])).ratings == pytest.approx([math.log(3) / 2, -math.log(3) / 2])
