@@ -17,7 +17,7 @@ from core_ml import recipes
 from lab.models import Run
 from lab.models.run import RUNNING, STARTING
 from lab.queries import served
-from lab.services import claims, labeling
+from lab.services import arena, claims, labeling
 from lab.services import tour as tours
 from worker import labeler
 from worker.app import WAKE_TIME, app
@@ -103,6 +103,7 @@ def _sweep_for_ever() -> None:
             claims.sweep()
             tours.advance()
             labeling.take_scores()
+            arena.take_verdicts()
             _wake_labeler()
             _tell_engine()
         except Exception:

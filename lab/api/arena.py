@@ -6,12 +6,14 @@ from django.http import FileResponse, HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Status
 
+from core_ml.evaluation.arena import Ties
 from core_ml.feedback.sets.exporting import ExportForm
 from lab.api.arena_forms import (
     ContenderChange,
     ContenderIn,
     ContenderOut,
     ExportIn,
+    JudgeIn,
     JudgementsIn,
     JudgementsOut,
     JudgesOut,
@@ -22,6 +24,7 @@ from lab.api.arena_forms import (
 )
 from lab.api.base import Limit, Number, Offset, Page, answers, page
 from lab.api.datasets import DatasetOut, exported
+from lab.api.runs import RunOut
 from lab.errors import FieldError, Invalid
 from lab.models import Contender
 from lab.queries import arena as queries
@@ -31,6 +34,12 @@ from lab.services import sets
 
 router = Router(tags=["arena"])
 Voters = Annotated[VotersName, Query(description="Whose votes count.")]
+TiesCount = Annotated[
+    Ties,
+    Query(
+        description="Ties as half a win for each side, or as an outcome with a probability of its own (Davidson)."
+    ),
+]
 
 
 @router.get("/contenders", response=answers(Page[ContenderOut]), by_alias=False)
@@ -58,11 +67,13 @@ def remove_contender(request: HttpRequest, id: Number) -> Status:
 
 
 @router.get("/leaderboard", response=answers(LeaderboardOut))
-def leaderboard(request: HttpRequest, voters: Voters = "people") -> dict[str, Any]:
+def leaderboard(request: HttpRequest, voters: Voters = "people", ties: TiesCount = "half") -> dict[str, Any]:
     """Bradley-Terry ratings with 95 % intervals, plain and with style taken out; what style does; what is not known yet."""
-    board = ratings.leaderboard(voters)
+    board = ratings.leaderboard(voters, ties)
     return {
         "voters": voters,
+        "ties": board.ties,
+        "tie_share": board.tie_share,
         "n_votes": board.n_votes,
         "n_battles": board.n_battles,
         "finite": board.is_finite,
@@ -124,6 +135,12 @@ def export_votes(request: Any, data: ExportIn) -> Status:
     if data.battles:
         return Status(201, services.export_battles(request.user))
     return Status(201, services.export(request.user, data.judges))
+
+
+@router.post("/judge", response=answers(RunOut, 201))
+def ask_judge(request: Any, data: JudgeIn) -> Status:
+    """Queue a run in which a model judges all battles that are over; its verdicts become votes, marked so, at its end."""
+    return Status(201, services.ask_judge(data.model, request.user))
 
 
 @router.post("/judgements", response=answers(JudgementsOut))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from ninja import Schema
 from pydantic import Field
 
+from core_ml.evaluation.arena import Ties
 from lab.api.base import Given
 from lab.services import arena as services
 
@@ -150,6 +151,12 @@ class UndecidedOut(Schema):
 
 class LeaderboardOut(Schema):
     voters: VotersName
+    ties: Ties = Field(
+        description="How ties count in the plain ratings; style is taken out of half wins only."
+    )
+    tie_share: float | None = Field(
+        description="How often two equal models tie, where ties are an outcome of their own."
+    )
     n_votes: int
     n_battles: int
     finite: bool = Field(description="False where votes are too few, so that a weak prior holds the ratings.")
@@ -194,6 +201,14 @@ class ExportIn(Given):
     judges: bool = Field(False, description="With the votes of judges too.")
     battles: bool = Field(
         False, description="In place of votes all battles that are over, as rollouts for a judge to compare."
+    )
+
+
+class JudgeIn(Given):
+    model: str = Field(
+        min_length=1,
+        max_length=300,
+        description="Id of a checkpoint, or the name of a model on the page Models.",
     )
 
 

@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.urls import path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
+from core_ml.evaluation.arena import Ties
 from core_ml.evaluation.judging import BAD, LEFT, RIGHT, TIE
 from lab import markup
 from lab.errors import Conflict, Invalid
@@ -22,6 +23,7 @@ STEP = 50
 """Points to which the axis of the ratings is rounded."""
 N_RECENT = 12
 WORDS = {LEFT: "left", RIGHT: "right", TIE: "as good", BAD: "both bad"}
+TIES_NAMES = (("half", "half a win for each"), ("model", "an outcome of their own"))
 VOTER_NAMES = (("people", "People"), ("judges", "Judges"), ("all", "Both"))
 
 
@@ -47,8 +49,8 @@ def arena(request: Any) -> HttpResponse:
     return render(request, "arena/battle.html", context)
 
 
-def _rated(voters: ratings.Voters) -> dict[str, Any]:
-    board = ratings.leaderboard(voters)
+def _rated(voters: ratings.Voters, ties: Ties = "half") -> dict[str, Any]:
+    board = ratings.leaderboard(voters, ties)
     return {
         "board": board,
         "start": math.floor(board.low / STEP) * STEP - STEP,
@@ -61,21 +63,25 @@ def _rated(voters: ratings.Voters) -> dict[str, Any]:
 @require_GET
 def arena_ratings(request: Any) -> HttpResponse:
     voters = request.GET.get("voters", "people")
-    if voters not in ratings.VOTERS:
+    ties = request.GET.get("ties", "half")
+    if voters not in ratings.VOTERS or ties not in ratings.TIES:
         raise Http404
-    rated = _rated(voters)
+    rated = _rated(voters, ties)
     found = judges.judges()
     context = {
         "section": "arena",
         "stage": "arena",
         "voters": voters,
         "voter_names": VOTER_NAMES,
+        "ties": ties,
+        "ties_names": TIES_NAMES,
         "counts": ratings.counts(),
         "effects": [_effect(one) for one in rated["board"].effects],
         "undecided": ratings.undecided(rated["board"], voters),
         "judges": found.judges,
         "people_longer": found.people_longer,
         "judged": _judged(),
+        "can_judge": _can_judge(),
         "recent": [_recent(one) for one in queries.played(request.user).filter(abandoned=False)[:N_RECENT]],
         "export_url": reverse("api:download_votes"),
         **rated,
@@ -87,6 +93,12 @@ def _effect(effect: Any) -> dict[str, Any]:
     """A factor of the odds, which people read more easily than logits."""
     value, low, high = (math.exp(one) for one in (effect.value, effect.low, effect.high))
     return {"name": effect.name, "value": value, "low": low, "high": high, "sure": not low <= 1 <= high}
+
+
+def _can_judge() -> list[tuple[str, str]]:
+    """(value, title) of the lab's own checkpoints that answer; another server's model is asked for by name."""
+    found = artifacts.visible("checkpoint").filter(role__in=services.JUDGES)[:60]
+    return [(one.pk, f"{one.name}, {one.role}{f', run {one.run_id}' if one.run_id else ''}") for one in found]
 
 
 def _judged() -> list[Any]:
@@ -180,6 +192,24 @@ def export(request: Any) -> HttpResponse:
 
 
 @require_POST
+def ask_judge(request: Any) -> HttpResponse:
+    """Queue a run of a judge over all battles; its verdicts become votes when it ends."""
+    try:
+        run = services.ask_judge(request.POST.get("model", "")[:300].replace("\0", ""), request.user)
+    except Conflict as error:
+        messages.error(request, str(error).capitalize() + ".")
+        return redirect(reverse("arena_ratings") + "#judges")
+    except Invalid as error:
+        messages.error(request, error.errors[0].message)
+        return redirect(reverse("arena_ratings") + "#judges")
+    messages.info(
+        request,
+        "The judge is asked; its verdicts become votes, marked as a judge's, when this run has ended.",
+    )
+    return redirect("run", run.pk)
+
+
+@require_POST
 def bring_judgements(request: Any) -> HttpResponse:
     """A judge's verdicts, from a dataset that a judge's run has made."""
     id = request.POST.get("artifact", "")[:80].replace("\0", "")
@@ -204,5 +234,6 @@ urlpatterns = [
     path("arena/models", arena_models, name="arena_models"),
     path("arena/models/<int:id>", change_contender, name="change_contender"),
     path("arena/export", export, name="arena_export"),
+    path("arena/judge", ask_judge, name="arena_ask_judge"),
     path("arena/judgements", bring_judgements, name="arena_judgements"),
 ]

@@ -12,7 +12,7 @@ from core_ml.feedback.pairs import read_rankings
 from core_ml.recipes.judge import RECIPE
 from core_ml.tasks.rows import read_rows, write_rows
 from core_ml.workspace import Workspace
-from lab.models import Artifact, Contender, Vote
+from lab.models import Artifact, Contender, Run, RunInput, Vote
 from lab.queries import artifacts as artifact_queries
 from lab.queries import judges, ratings
 from lab.services import arena, artifacts
@@ -373,3 +373,55 @@ def test_a_name_that_is_taken_is_told_when_one_is_renamed(api, two):
     answer = api().patch(f"{ARENA}/contenders/{two[0].pk}", {"name": two[1].name})
     assert answer.status_code == 422 and answer.json()["errors"][0]["field"] == "name"
     assert api().patch(f"{ARENA}/contenders/999", {"name": "x"}).status_code == 404
+
+
+def test_a_judge_is_asked_from_the_page_and_its_verdicts_are_votes_when_its_run_has_ended(browser, api, votes, monkeypatch, tmp_path):  # fmt: skip
+    head = browser()
+    assert "Let it vote" in head.get("/arena/ratings").content.decode()
+    answer = head.post("/arena/judge", {"model": "gpt-judge"})
+    run = Run.objects.get(kind="judge")
+    assert answer.status_code == 302 and answer["Location"] == f"/runs/{run.pk}"
+    given = run.inputs.get(name="answers").artifact
+    assert (run.config["model"], run.config["n_groups"], given.form) == (
+        "gpt-judge",
+        given.summary["n_rows"],
+        "rollouts",
+    )
+    arena.take_verdicts()
+    assert not Vote.objects.filter(kind="judge").exists()
+    [row, *_] = rows(arena.export())
+    told = verdict(row, [[0], [1]])
+    made = judged([told], run.uid)
+    Artifact.objects.filter(pk=made.pk).update(run=run, output="rankings")
+    Run.objects.filter(pk=run.pk).update(status="succeeded", summary={"rankings": 1})
+    arena.take_verdicts()
+    arena.take_verdicts()
+    [vote] = Vote.objects.filter(kind="judge")
+    assert (vote.outcome, vote.source_id) == ("left", made.pk)
+    run.refresh_from_db()
+    assert run.summary == {"rankings": 1, "votes": 1}
+
+
+def test_without_battles_there_is_nothing_to_ask_a_judge_about(api, two):
+    assert api().post(f"{ARENA}/judge", {"model": "any"}).status_code == 409
+
+
+def test_only_researchers_ask_a_judge_and_only_of_models_that_answer(browser, api, votes):
+    reward = fights.checkpoint("taste", role="reward")
+    assert api().post(f"{ARENA}/judge", {"model": reward.pk}).status_code == 422
+    assert api().post(f"{ARENA}/judge", {"model": ""}).status_code == 422
+    assert api("labeler").post(f"{ARENA}/judge", {"model": "any"}).status_code == 403
+    assert api(None).post(f"{ARENA}/judge", {"model": "any"}).status_code == 401
+    assert browser("labeler").post("/arena/judge", {"model": "any"}).status_code in (302, 403)
+    assert not Run.objects.filter(kind="judge").exists()
+
+
+def test_verdicts_of_a_run_that_nobody_asked_from_the_arena_wait_to_be_brought_in(votes, lea):
+    given = arena.export_battles(lea)
+    run = making.run("succeeded", kind="judge")
+    RunInput.objects.create(run=run, name="answers", artifact=given, position=0)
+    [row, *_] = rows(arena.export())
+    made = judged([verdict(row, [[0], [1]])], run.uid)
+    Artifact.objects.filter(pk=made.pk).update(run=run, output="rankings")
+    arena.take_verdicts()
+    assert not Vote.objects.filter(kind="judge").exists()

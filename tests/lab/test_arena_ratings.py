@@ -190,6 +190,24 @@ def test_the_api_tells_it_all(api, lea, three):
     assert api().get(f"{ARENA}/judges").json() == {"judges": [], "people_prefer_longer": None}
 
 
+def test_ties_may_be_an_outcome_of_their_own_on_the_page_and_over_the_api(api, browser, lea, three):
+    """8 wins, 2 defeats, 4 ties: ln 4 apart with a model of ties, ln (10 / 4) with half wins."""
+    a, b, _ = three
+    Contender.objects.filter(pk=b.pk).update(is_anchor=True)
+    fights.many(lea, [(a, b, "left")] * 8 + [(b, a, "left")] * 2 + [(a, b, "tie"), (b, a, "bad")] * 2)
+    told = {ties: api().get(f"{ARENA}/leaderboard?ties={ties}").json() for ties in ("half", "model")}
+    points = {ties: one["ratings"][0]["rating"]["points"] for ties, one in told.items()}
+    assert points["half"] == pytest.approx(1000 + 400 * math.log10(10 / 4))
+    assert points["model"] == pytest.approx(1000 + 400 * math.log10(4))
+    assert (told["half"]["tie_share"], told["model"]["tie_share"]) == (None, pytest.approx(1 / 3))
+    page = browser().get("/arena/ratings?ties=model").content.decode()
+    assert "Two equal models tie in 33 % of votes" in page
+    assert 'href="?voters=people&amp;ties=model" aria-current="true"' in page
+    assert "Two equal models tie" not in browser().get("/arena/ratings").content.decode()
+    assert browser().get("/arena/ratings?ties=none").status_code == 404
+    assert api().get(f"{ARENA}/leaderboard?ties=none").status_code == 422
+
+
 def test_an_arena_without_votes_has_an_empty_leaderboard(api, three):
     told = api().get(f"{ARENA}/leaderboard").json()
     assert told["n_votes"] == 0 and [one["rating"] for one in told["ratings"]] == [None] * 3

@@ -14,8 +14,10 @@ from lab.services.arena.battles import (
 from lab.services.arena.contenders import MAX_NAME, add, change, remove
 from lab.services.arena.export import export, export_battles, rows
 from lab.services.arena.judgements import Imported, import_judgements
+from lab.services.arena.judging import JUDGES, ask_judge, take_verdicts
 
 __all__ = [
+    "JUDGES",
     "MAX_NAME",
     "MAX_PROMPT",
     "MAX_SECONDS",
@@ -24,6 +26,7 @@ __all__ = [
     "Imported",
     "add",
     "answers",
+    "ask_judge",
     "begin",
     "change",
     "claim",
@@ -34,5 +37,6 @@ __all__ = [
     "leave",
     "remove",
     "rows",
+    "take_verdicts",
     "vote",
 ]

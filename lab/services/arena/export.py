@@ -40,8 +40,10 @@ def export(account: Account | None = None, judges: bool = False) -> Artifact:
     return _written("rankings", "arena votes", found, _summary(found), config)
 
 
-def export_battles(account: Account | None = None) -> Artifact:
+def export_battles(account: Account | None = None, asked: bool = False) -> Artifact:
     """Battles that are over as a dataset of rollouts, voted on or left: what a judge may compare without people.
+
+    `asked` says that the verdicts of a judge's run on it become votes by themselves.
 
     Raises Conflict where no battle is over in which both have answered.
     """
@@ -53,7 +55,7 @@ def export_battles(account: Account | None = None) -> Artifact:
         "arena battles",
         found,
         {"n_rows": len(found), "completions_per_prompt": len(SIDES)},
-        {"by": str(account or "")},
+        {"by": str(account or ""), "asked": asked},
     )
 
 
