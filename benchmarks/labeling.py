@@ -4,8 +4,9 @@ A lab of its own is started (`manage.py up`, SQLite), and each labeler is a real
 token of its own. It asks for a group with its words as HTML, as the page does, reads for a while, and hands its ranking
 in; one in ten is sent again at once, as after a lost answer. Two ways: with a reader's pause (drawn, PAUSE seconds in
 the mean, quicker than anybody reads), which is what the goal is about, and with none, which tells how many hand-outs
-the lab makes at most. Fails when a ranking is missing, is there twice, or is another than the one handed in.
-There is no peer: the goal is a time.
+the lab makes at most. A third time gold groups and repetitions are mixed in, and every labeler's own count of them is held
+against the lab's. Fails, with an exit code of 1, when a ranking is missing, is there twice, or is another than the one
+handed in. There is no peer: the goal is a time.
 
 Last measured on two cores that other work and the clients themselves shared (load 2 to 3), 400 rankings each way: none
 lost, none doubled. With a pause a hand-out takes 19 ms in the median and 39 ms at the 95th percentile, 99.5 % of them
@@ -27,7 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ ROOT = Path(__file__).resolve().parent.parent
 N_LABELERS = 50
 PAUSE = 10.0
 GOAL_MS = 100.0
+CHECK_EVERY = 4
+"""One in so many is gold, and one in so many a repetition, where checks are mixed in."""
+Order = list[list[int]]
 MAKE_TOKENS = """
 from lab.models import Account
 from lab.services import accounts
@@ -66,7 +71,7 @@ def running_lab(folder: Path) -> Iterator[tuple[str, list[str]]]:
         stderr=subprocess.STDOUT,
     )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while "is ready at" not in log.read_text():
             if time.monotonic() > end or up.poll() is not None:
                 raise SystemExit(f"the lab did not start: {log.read_text()[-2000:]}")
@@ -83,22 +88,27 @@ def running_lab(folder: Path) -> Iterator[tuple[str, list[str]]]:
         up.wait(60)
 
 
-def open_project(url: str, token: str, n_groups: int) -> int:
+def open_project(url: str, token: str, n_groups: int, n_gold: int = 0) -> int:
+    """A project of so many groups to rank, after which those follow whose order is known."""
     answers = "The **{}** answer: it holds $x^{} + 1$ and a few words, as a model's answers do."
     rows = [
         {"group_id": f"g{g}", "prompt": f"Question {g}, which of these?", "completions": [answers.format(f"{g} {a}", a) for a in range(5)]}
-        for g in range(n_groups)
+        for g in range(n_groups + n_gold)
     ]  # fmt: skip
+    for one in rows[n_groups:]:
+        one["gold"] = [[0], [1], [2], [3], [4]]
+    checks = {"gold_every": CHECK_EVERY, "repeat_every": CHECK_EVERY} if n_gold else {"gold_every": 0}
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as api:
         file = ("rollouts.jsonl", "\n".join(map(json.dumps, rows)).encode())
         source = api.post("/datasets", files={"file": file}, data={"name": "asked"}).raise_for_status().json()
-        made = api.post("/labeling/projects", json={"name": "many", "source": source["id"]})
+        made = api.post("/labeling/projects", json={"name": "many", "source": source["id"], **checks})
         return int(made.raise_for_status().json()["id"])
 
 
 async def labeler(
     url: str, token: str, project: int, n: int, pause: float, chance: random.Random, kept: dict[str, Any]
 ) -> None:
+    seen: set[int] = set()
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120) as api:
         # People come one after another; without a pause all begin at once.
@@ -119,14 +129,46 @@ async def labeler(
                 handed = await api.post(f"/labeling/tasks/{task['id']}/ranking", json=body)
                 kept["hand_ins"].append(time.perf_counter() - begin)
                 handed.raise_for_status()
-            if task["index"] in kept["orders"]:
+            if task["index"] in seen:
+                kept["repeated"] += 1
+            elif task["index"] >= kept["n_groups"]:
+                kept["gold"] += 1
+            elif task["index"] in kept["orders"]:
                 raise SystemExit(f"group {task['index']} was handed out to two labelers")
-            kept["orders"][task["index"]] = body["order"]
+            else:
+                kept["orders"][task["index"]] = body["order"]
+            seen.add(task["index"])
 
 
-def measure(url: str, tokens: list[str], n_each: int, pause: float) -> dict[str, Any]:
-    project = open_project(url, tokens[-1], N_LABELERS * n_each + 20)
+def check(handed: dict[int, Order], stored: Sequence[tuple[int, Order]]) -> None:
+    """Raises: SystemExit when what was handed in and what is stored differ."""
+    at = [index for index, _ in stored]
+    doubled = sorted(index for index, n in Counter(at).items() if n > 1)
+    changed = sorted(index for index, order in stored if index in handed and handed[index] != order)
+    for what, some in (
+        ("lost", sorted(set(handed) - set(at))),
+        ("doubled", doubled),
+        ("changed", changed),
+        ("handed in by nobody", sorted(set(at) - set(handed))),
+    ):
+        if some:
+            raise SystemExit(f"{len(some)} of {len(handed)} rankings {what}: groups {some[:10]}")
+
+
+def check_counts(kept: dict[str, Any], labelers: Sequence[dict[str, Any]]) -> None:
+    """Raises: SystemExit when the lab counts other numbers of rankings, gold ones and repetitions than were handed in."""
+    ours = {"gold": kept["gold"], "repeated": kept["repeated"]}
+    ours["rankings"] = len(kept["orders"]) + sum(ours.values())
+    theirs = {name: sum(one[name] for one in labelers) for name in ours}
+    if ours != theirs:
+        raise SystemExit(f"handed in {ours}, and the lab counts {theirs}")
+
+
+def measure(url: str, tokens: list[str], n_each: int, pause: float, n_gold: int = 0) -> dict[str, Any]:
+    n_groups = N_LABELERS * n_each + 20
+    project = open_project(url, tokens[-1], n_groups, n_gold)
     kept: dict[str, Any] = {"hand_outs": [], "hand_ins": [], "orders": {}}
+    kept |= {"n_groups": n_groups, "gold": 0, "repeated": 0}
 
     async def all_at_once() -> None:
         chances = [random.Random(n) for n in range(N_LABELERS)]
@@ -142,27 +184,30 @@ def measure(url: str, tokens: list[str], n_each: int, pause: float) -> dict[str,
     seconds = time.perf_counter() - begin
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {tokens[-1]}"}, timeout=120) as api:
         lines = api.get(f"/labeling/projects/{project}/export").raise_for_status().text.splitlines()
+        check_counts(kept, api.get(f"/labeling/projects/{project}").raise_for_status().json()["labelers"])
     stored = [(int(row["group_id"][1:]), row["order"]) for row in map(json.loads, lines)]
-    if (
-        len(stored) != len(dict(stored))
-        or dict(stored) != kept["orders"]
-        or len(stored) != N_LABELERS * n_each
-    ):
-        raise SystemExit(
-            f"{len(kept['orders'])} rankings were handed in and {len(stored)} are stored, or they differ"
-        )
+    check(kept["orders"], stored)
+    n_handed = len(stored) + kept["gold"] + kept["repeated"]
+    if n_handed != N_LABELERS * n_each:
+        raise SystemExit(f"{n_handed} groups were handed out, and {N_LABELERS * n_each} were asked for")
+    if n_gold and not (kept["gold"] and kept["repeated"]):
+        raise SystemExit(f"{kept['gold']} gold groups and {kept['repeated']} repetitions were mixed in")
     for name in ("hand_outs", "hand_ins"):
         times = sorted(1000 * one for one in kept[name])
         p95 = times[int(0.95 * len(times))]
         print(
             f"pause {pause:.0f} s, {name}: median {statistics.median(times):.0f} ms, 95 % below {p95:.0f} ms"
         )
+    if n_gold:
+        print(
+            f"pause {pause:.0f} s: {kept['gold']} gold groups and {kept['repeated']} repetitions among {n_handed}"
+        )
     under = sum(1000 * one < GOAL_MS for one in kept["hand_outs"]) / len(kept["hand_outs"])
     print(
-        f"pause {pause:.0f} s: {len(stored) / seconds:.0f} rankings/s, {under:.1%} of hand-outs under {GOAL_MS:.0f} ms"
+        f"pause {pause:.0f} s: {n_handed / seconds:.0f} rankings/s, {under:.1%} of hand-outs under {GOAL_MS:.0f} ms"
     )
     times = sorted(1000 * one for one in kept["hand_outs"])
-    return {"p95": times[int(0.95 * len(times))], "rate": len(stored) / seconds}
+    return {"p95": times[int(0.95 * len(times))], "rate": n_handed / seconds}
 
 
 def row(metric: str, unit: str, ours: float, goal: float | None, met: bool | None) -> dict[str, Any]:
@@ -180,6 +225,8 @@ def main() -> int:
     ):
         read = measure(url, tokens, 2 if quick else 8, 2.0 if quick else PAUSE)
         rush = measure(url, tokens, 2 if quick else 8, 0.0)
+        # A group comes again after five others at the earliest.
+        measure(url, tokens, 8, 0.0, n_gold=4)
     p95 = f"hand-out, 95th percentile of {N_LABELERS} labelers who read"
     print(
         json.dumps(

@@ -1,6 +1,7 @@
 """Benchmarks in their quick form: both sides give the same results, and the last line says what was measured."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,36 @@ def test_a_benchmark_agrees_with_its_peers_and_ends_with_one_line_of_json(name: 
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found and all(set(one) >= FIELDS and one["benchmark"] == name for one in found)
     assert all(one["ours"] > 0 and one["peer"] > 0 for one in found)
+
+
+def test_of_many_labelers_rankings_none_is_lost_and_none_doubled() -> None:
+    command = [sys.executable, "benchmarks/labeling.py", "--quick"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert len(found) == 2 and all(set(one) >= FIELDS and one["benchmark"] == "labeling" for one in found)
+    assert all(one["ours"] > 0 for one in found) and "gold groups and" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ([(1, [[0], [1]])], "1 of 2 rankings lost: groups [2]"),
+        ([(1, [[0], [1]]), (2, [[1], [0]]), (2, [[1], [0]])], "1 of 2 rankings doubled: groups [2]"),
+        ([(1, [[0], [1]]), (2, [[0], [1]])], "1 of 2 rankings changed: groups [2]"),
+    ],
+)
+def test_a_ranking_lost_doubled_or_changed_ends_the_benchmark_in_failure(stored: list, said: str) -> None:
+    labeling = runpy.run_path(str(ROOT / "benchmarks" / "labeling.py"))
+    handed = {1: [[0], [1]], 2: [[1], [0]]}
+    assert labeling["check"](handed, [(1, [[0], [1]]), (2, [[1], [0]])]) is None
+    with pytest.raises(SystemExit) as ended:
+        labeling["check"](handed, stored)
+    assert ended.value.code == said  # a text as code: Python prints it and exits with 1
+    counted = {"orders": handed, "gold": 1, "repeated": 0}
+    assert labeling["check_counts"](counted, [{"rankings": 3, "gold": 1, "repeated": 0}]) is None
+    with pytest.raises(SystemExit):
+        labeling["check_counts"](counted, [{"rankings": 4, "gold": 2, "repeated": 0}])
 
 
 def test_reward_models_are_measured_beside_rules_and_classical_methods(shared: Path) -> None:
