@@ -194,27 +194,31 @@ def test_what_does_not_fit_the_context_is_refused_by_its_name(client: openai.Ope
     assert "context" in str(caught.value) and "512" in str(caught.value)
 
 
-def test_a_call_that_must_be_made_is_begun_and_what_is_none_is_told_as_text(client: openai.OpenAI) -> None:
-    """Drawn weights write no JSON by themselves: what they write after the mark is told, and never lost."""
+def test_a_call_that_is_cut_off_is_told_as_text_and_never_lost(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="tiny", messages=QUESTION, tools=[WEATHER], tool_choice="required", max_tokens=8, temperature=0
+        model="tiny", messages=QUESTION, tools=[WEATHER], tool_choice="required", max_tokens=4, temperature=0
     )
     assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_llama_cpp_makes_the_call_that_it_must(client: openai.OpenAI, choice: Any) -> None:
+@pytest.mark.parametrize("model", ["tiny", "tiny f16"])
+def test_a_model_makes_the_call_that_it_must_whole_and_streamed(
+    client: openai.OpenAI, model: str, choice: Any
+) -> None:
+    """Drawn weights write no JSON by themselves: the grammar leaves them nothing else."""
     asked: Any = {"messages": QUESTION, "tools": [WEATHER, CLOCK], "tool_choice": choice, "max_tokens": 80, "temperature": 0}  # fmt: skip
-    answer = client.chat.completions.create(model="tiny f16", **asked).choices[0]
+    answer = client.chat.completions.create(model=model, **asked).choices[0]
     assert answer.finish_reason == "tool_calls" and answer.message.tool_calls is not None
     (call,) = answer.message.tool_calls
-    assert call.type == "function" and call.id.startswith("call_")
+    assert call.type == "function" and call.id.startswith("call_") and not answer.message.content
     if call.function.name == "weather" or choice != "required":
         assert call.function.name == "weather"
         assert json.loads(call.function.arguments)["city"] in ("Oslo", "Bern")
-    chunks = list(client.chat.completions.create(model="tiny f16", **asked, stream=True))
+    chunks = list(client.chat.completions.create(model=model, **asked, stream=True))
     parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
     assert parts[0].function is not None and parts[0].function.name == call.function.name
+    assert parts[0].id and parts[0].id.startswith("call_")
     assert (
         "".join(part.function.arguments or "" for part in parts if part.function) == call.function.arguments
     )
