@@ -3,8 +3,8 @@
 import gzip
 import itertools
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from core_ml import artifact
+from core_ml.evaluation.exam import Answer, Exam, Problem, as_plain_text, sit
+from core_ml.evaluation.statistics import wilson
 from core_ml.exchange import gguf
 from core_ml.model import checkpoint
 from core_ml.model.config import GPTConfig
@@ -106,17 +108,9 @@ def hf_tokenizer(root: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize(("model", "tolerance"), [("ours", 2e-3), ("ours-f16", 0.3)])
-def test_its_scores_of_hellaswag_are_our_own_of_the_same_items(
-    model: str,
-    tolerance: float,
-    url: str,
-    root: Path,
-    items: list[dict[str, Any]],
-    ours: list[list[tuple[float, int]]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def harness(root: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """harness(model, config, rows) has a model of the engine sit a task; gives what lm-eval found."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -124,35 +118,101 @@ def test_its_scores_of_hellaswag_are_our_own_of_the_same_items(
     import lm_eval
     from lm_eval.api.task import ConfigurableTask
 
-    rows = tmp_path / "items.jsonl"
-    rows.write_text("\n".join(json.dumps(item) for item in items))
-    task = ConfigurableTask(
-        config={
+    def evaluated(model: str, config: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+        file = tmp_path / "items.jsonl"
+        file.write_text("\n".join(json.dumps(row) for row in rows))
+        source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"validation": str(file)}}}
+        found: dict[str, Any] = lm_eval.simple_evaluate(
+            model="local-completions",
+            model_args={
+                "model": model,
+                "base_url": f"{url}/v1/completions",
+                "tokenizer": str(hf_tokenizer(root, tmp_path / "tokenizer")),
+                "add_bos_token": True,
+                "num_concurrent": 1,
+                "max_length": 256,
+                "batch_size": 4,
+            },
+            tasks=[ConfigurableTask(config=source | {"validation_split": "validation"} | config)],
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+        return found
+
+    return evaluated
+
+
+def test_its_scores_of_written_answers_are_those_of_our_own_exam(
+    harness: Callable[..., Any], root: Path, items: list[dict[str, Any]], in_float32: None
+) -> None:
+    """Of every second problem the answer is what the model writes, so that a score other than 0 is to be found."""
+    model, tokenizer = checkpoint.load(root / "aaaa1111" / "checkpoint", "cpu")
+    shots = [Problem("words", "the cat", "a tree", "exact"), Problem("words", "the dog", "the sea", "exact")]
+
+    def sat(problems: list[Problem]) -> list[Answer]:
+        sitting = sit(
+            model,
+            tokenizer,
+            Exam(problems, {"words": shots}),
+            "few-shot",
+            max_new_tokens=8,
+            temperature=1,
+            seed=0,
+        )
+        try:
+            while True:
+                next(sitting)
+        except StopIteration as end:
+            return list(end.value)
+
+    asked = [Problem("words", item["context"][:60], "never", "exact") for item in items]
+    problems = [
+        replace(problem, answer=answer.text) if i % 2 and answer.text else problem
+        for i, (problem, answer) in enumerate(zip(asked, sat(asked), strict=True))
+    ]
+    ours = sat(problems)
+    assert 0 < sum(answer.correct for answer in ours) < N_ITEMS
+    told = harness(
+        "ours",
+        {
+            "task": "written",
+            "output_type": "generate_until",
+            "doc_to_text": "{{text}}",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "temperature": 0, "do_sample": False},
+            "metric_list": [{"metric": "exact_match", "ignore_case": True}],
+            "filter_list": [
+                {"name": "plain", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
+            ],
+        },
+        [{"text": as_plain_text(problem, shots), "answer": problem.answer} for problem in problems],
+    )
+    samples = sorted(told["samples"]["written"], key=lambda sample: sample["doc_id"])
+    assert [sample["filtered_resps"][0].strip() for sample in samples] == [answer.text for answer in ours]
+    assert [bool(sample["exact_match"]) for sample in samples] == [answer.correct for answer in ours]
+    share = wilson(sum(answer.correct for answer in ours), N_ITEMS).value
+    assert told["results"]["written"]["exact_match,plain"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("model", "tolerance"), [("ours", 2e-3), ("ours-f16", 0.3)])
+def test_its_scores_of_hellaswag_are_our_own_of_the_same_items(
+    model: str,
+    tolerance: float,
+    harness: Callable[..., Any],
+    items: list[dict[str, Any]],
+    ours: list[list[tuple[float, int]]],
+) -> None:
+    told = harness(
+        model,
+        {
             "task": "endings",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"validation": str(rows)}},
-            "validation_split": "validation",
             "output_type": "multiple_choice",
             "doc_to_text": "{{context}}",
             "doc_to_choice": "{{endings}}",
             "doc_to_target": "{{label}}",
             "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        }
-    )
-    told = lm_eval.simple_evaluate(
-        model="local-completions",
-        model_args={
-            "model": model,
-            "base_url": f"{url}/v1/completions",
-            "tokenizer": str(hf_tokenizer(root, tmp_path / "tokenizer")),
-            "add_bos_token": True,
-            "num_concurrent": 1,
-            "max_length": 256,
-            "batch_size": 4,
         },
-        tasks=[task],
-        bootstrap_iters=0,
-        log_samples=True,
+        items,
     )
     samples = sorted(told["samples"]["endings"], key=lambda sample: sample["doc_id"])
     assert len(samples) == N_ITEMS
@@ -167,4 +227,3 @@ def test_its_scores_of_hellaswag_are_our_own_of_the_same_items(
         for name, choices in (("acc,none", picked), ("acc_norm,none", normed)):
             share = sum(one == label for one, label in zip(choices, labels, strict=True)) / N_ITEMS
             assert results[name] == pytest.approx(share)
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
