@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core_ml import artifact, recipes
+from core_ml import artifact, ranks, recipes
 from core_ml.config import RecipeConfig
 from core_ml.errors import UserError
 from core_ml.events import Done, Event, Failed, Log, Progress, Stopped
@@ -117,6 +117,7 @@ def guarded(events: Iterator[Event], stopping: Callable[[], bool]) -> Iterator[E
     except UserError as error:
         yield Failed(error.message, error.field, error.hint)
     except Exception as error:
+        ranks.leave_if_lost(error)
         yield Failed(explain(error), traceback=traceback.format_exc()[-8000:])
     else:
         yield Done()

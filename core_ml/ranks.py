@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +57,12 @@ def done(what: str) -> None:
 def relaunch(processes: int | None, arguments: list[str]) -> None:
     """Become `processes` ranks under torchrun, by default one for each GPU; returns when one is enough.
 
+    Torchrun is told neither `--max-restarts` nor a range of `--nnodes`: a rank that dies ends all of them, and whoever
+    started this process starts it again, as the lab's worker does. Torchrun knows exit codes alone: it would start
+    a run with a wrong setting again and again, and wait for a GPU that is gone. The worker has read why the run
+    ended, counts deaths without progress, and each start counts the GPUs that are there. From a shell, where
+    nobody watches, `torchrun --max-restarts … -m core_ml …` starts lost ranks again; see docs/runs.md.
+
     Args:
         arguments: of `python -m core_ml`. This process becomes torchrun without a change of its pid, which is
             handed to the ranks as their parent.
@@ -70,7 +76,8 @@ def relaunch(processes: int | None, arguments: list[str]) -> None:
     if processes <= 1:
         return
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *torchrun, "-m", "core_ml", *arguments, "--parent", str(os.getpid())]
+    # Without "--" torchrun takes our --run for a short form of an option of its own, and ends.
+    command = [sys.executable, *torchrun, "-m", "--", "core_ml", *arguments, "--parent", str(os.getpid())]
     sys.stdout.flush()
     os.execv(sys.executable, command)
 
@@ -126,10 +133,7 @@ def reduce(tensor: "Tensor") -> "Tensor":
 
     if count() > 1:
         join()
-        try:
-            dist.all_reduce(tensor)
-        except RuntimeError as error:
-            _leave(error)
+        dist.all_reduce(tensor)
     return tensor
 
 
@@ -144,7 +148,16 @@ def summed(value: float) -> float:
     return reduce(torch.tensor([value], dtype=torch.float32, device=choose())).item()
 
 
-def _leave(error: Exception) -> NoReturn:
-    """A lost peer is no failure of the run: whoever started it goes on from what was saved."""
-    print(f"rank {rank()} lost a peer: {error}", file=sys.stderr, flush=True)
-    os._exit(LOST_PEER)
+def leave_if_lost(error: Exception) -> None:
+    """End this process where the error says that a peer is lost, in an update or while shares come together.
+
+    That is no failure of the run: whoever started it goes on from what was saved.
+    """
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    # Gloo has no type for its errors, which name the file that they come from.
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        print(f"rank {rank()} lost a peer: {error}", file=sys.stderr, flush=True)
+        os._exit(LOST_PEER)
