@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.training.config import KeepEvery, SaveEvery
 
 REWARD, PULL, OPTIMIZER, PPO, GOLD, REPORTS, MACHINE = (
     "Reward", "Pull to the chat model", "Optimizer", "PPO", "Gold", "Reports", "Machine",
@@ -302,13 +303,11 @@ class RlhfConfig(RecipeConfig):
         le=100_000,
     )
     seed: int = setting(0, "Order of the prompts and the draws of the answers.", ge=0, le=2**31 - 1)
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group=MACHINE, ge=0)
+    save_every: SaveEvery = 20.0
     keep_last: int = setting(
         2, "Newest saved states that are kept, beside that of the best look.", group=MACHINE, ge=2, le=1000
     )
-    keep_every: int | None = setting(
-        None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1
-    )
+    keep_every: KeepEvery = None
     threads: int | None = setting(
         None, "Processor threads; empty for one fewer than the cores.", group=MACHINE, ge=1, le=256
     )

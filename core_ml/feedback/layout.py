@@ -4,7 +4,7 @@ Products see all tokens flat, one after another: first every prompt, then the an
 of the prompts and one of the answers, whose empty cells are zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 
 MAX_SCORES = 1 << 25
-"""Attention scores of a layer in one pass: 128 MB."""
+"""Attention scores of a layer in one pass, and logits that exist at once: 128 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some of the rows that are read, and those of the answers' `tokens` that they write.
+
+    Token i of these is `targets[i]` and is written by row `source[i]` of these rows.
+    """
+
+    rows: slice
+    tokens: Tensor | slice
+    source: Tensor
+    targets: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,17 @@ class Layout:
 
     def of_answers(self, x: Tensor) -> list[Tensor]:
         return list(x.split(self.lengths))
+
+    def chunks(self, vocab_size: int) -> Iterator[Chunk]:
+        """All that is read, as many rows at a time as have room for their logits."""
+        n, n_rows = max(1, MAX_SCORES // vocab_size), len(self.read)
+        if n_rows <= n:
+            yield Chunk(slice(0, n_rows), slice(None), self.source, self.targets)
+            return
+        for begin in range(0, n_rows, n):
+            rows = slice(begin, min(begin + n, n_rows))
+            tokens = ((self.source >= begin) & (self.source < rows.stop)).nonzero()[:, 0]
+            yield Chunk(rows, tokens, self.source[tokens] - begin, self.targets[tokens])
 
 
 def lay_out(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from core_ml.errors import UserError
+from core_ml.feedback import layout as layouts
 from core_ml.feedback import shared
-from core_ml.feedback.layout import MAX_SCORES, Layout, lay_out, score_cells
+from core_ml.feedback.layout import Chunk, Layout, lay_out, score_cells
 from core_ml.feedback.losses import (
     Estimator,
     by_rows,
@@ -25,6 +26,7 @@ from core_ml.feedback.losses import (
     token_weights,
     value_losses,
 )
+from core_ml.feedback.remembered import Recording
 from core_ml.feedback.rollout import Rollouts
 from core_ml.feedback.shared import Known
 from core_ml.model import checkpoint
@@ -103,51 +105,81 @@ class Before:
         return found
 
 
-def parts(policy: GPT, rollouts: Rollouts, numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Answers (whole groups, in order) a part at a time, as many as fit into memory."""
-    part: list[int] = []
-    for begin in range(0, len(numbers), rollouts.n):
-        group = list(numbers[begin : begin + rollouts.n])
-        rows = [rollouts.rows[number] for number in part + group]
-        config = policy.config
-        scores = score_cells([row[0] for row in rows], [row[1] for row in rows], config.n_head)
-        if part and max(scores, sum(len(row[1]) for row in rows) * config.vocab_size) > MAX_SCORES:
-            yield part
+def parts(policy: GPT, rollouts: Rollouts, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Answers in order, as many at a time as fit into memory, and how many of them each prompt has.
+
+    A part is whole groups, or a piece of a group that is too large by itself; its prompt is then read once a piece.
+    """
+    config, n, part = policy.config, rollouts.n, list[int]()
+
+    def scores(numbers: Sequence[int]) -> int:
+        rows = [rollouts.rows[number] for number in numbers]
+        return score_cells([row[0] for row in rows], [row[1] for row in rows], config.n_head)
+
+    for begin in range(0, len(numbers), n):
+        group = list(numbers[begin : begin + n])
+        n_logits = sum(rollouts.lengths[number] for number in part + group) * config.vocab_size
+        if part and max(scores(part + group), n_logits) > layouts.MAX_SCORES:
+            yield part, n
             part = []
-        part = part + group
+        if (whole := scores(group)) > layouts.MAX_SCORES:
+            size = max(1, n * layouts.MAX_SCORES // whole)
+            yield from ((piece, len(piece)) for piece in _pieces(group, size))
+        else:
+            part = part + group
     if part:
-        yield part
+        yield part, n
 
 
-def _laid_out(rollouts: Rollouts, numbers: Sequence[int], device: torch.device) -> Layout:
+def _pieces(group: list[int], size: int) -> list[list[int]]:
+    return [group[begin : begin + size] for begin in range(0, len(group), size)]
+
+
+def _laid_out(rollouts: Rollouts, numbers: Sequence[int], k: int, device: torch.device) -> Layout:
     rows = [rollouts.rows[number] for number in numbers]
-    return lay_out([row[0] for row in rows[:: rollouts.n]], [row[1] for row in rows], device)
+    return lay_out([row[0] for row in rows[::k]], [row[1] for row in rows], device)
 
 
 @torch.no_grad()
 def look_back(actor: Actor, chat: GPT | None, rollouts: Rollouts) -> Before:
     """The policy before the update, and the chat model where one is given, on the same answers."""
-    policy, found = actor.policy, Before()
-    for numbers in parts(policy, rollouts, range(len(rollouts.rows))):
+    policy, found, recording = actor.policy, Before(), rollouts.recording
+    for numbers, k in parts(policy, rollouts, range(len(rollouts.rows))):
         rows = [rollouts.rows[number] for number in numbers]
+        layout, known = _known(rollouts, numbers, k, policy.device, recording)
         with autocast(policy.device):
-            if rollouts.recording:
-                layout, known = rollouts.recording.of(rollouts.rows, numbers, rollouts.n, policy.device)
-                logits = rollouts.recording.logits(policy, rows, rollouts.n, known)
-                states = shared.hidden(policy, layout, known) if actor.value_head else None
-            else:
-                layout = _laid_out(rollouts, numbers, policy.device)
-                states = shared.hidden(policy, layout)
-                logits = shared.logits(policy, states)
-            ref_logits = shared.logits(chat, shared.hidden(chat, layout)) if chat else None
-        found.old += layout.of_answers(shared.token_logprobs(logits, layout))
-        found.entropy += layout.of_answers(by_rows(entropy, logits)[layout.source])
-        if ref_logits is not None:
-            found.ref += layout.of_answers(shared.token_logprobs(ref_logits, layout))
-            found.kl += layout.of_answers(by_rows(exact_kl, logits, ref_logits)[layout.source])
+            states = shared.hidden(policy, layout, known) if actor.value_head or not recording else None
+            ref_states = shared.hidden(chat, layout) if chat else None
+        names = ["old", "entropy"] + ["ref", "kl"] * (chat is not None)
+        of_tokens = {name: torch.empty(len(layout.targets), device=policy.device) for name in names}
+        for chunk in layout.chunks(policy.config.vocab_size):
+            with autocast(policy.device):
+                if recording:
+                    logits = recording.logits(policy, rows, k, known, chunk.rows)
+                else:
+                    assert states is not None
+                    logits = shared.logits(policy, states[chunk.rows])
+            of_tokens["old"][chunk.tokens] = shared.token_logprobs(logits, chunk)
+            of_tokens["entropy"][chunk.tokens] = by_rows(entropy, logits)[chunk.source]
+            if chat and ref_states is not None:
+                with autocast(chat.device):
+                    ref_logits = shared.logits(chat, ref_states[chunk.rows])
+                of_tokens["ref"][chunk.tokens] = shared.token_logprobs(ref_logits, chunk)
+                of_tokens["kl"][chunk.tokens] = by_rows(exact_kl, logits, ref_logits)[chunk.source]
+        for name, values in of_tokens.items():
+            getattr(found, name).extend(layout.of_answers(values))
         if actor.value_head and states is not None:
             found.values += layout.of_answers(actor.values(states)[layout.source])
     return found
+
+
+def _known(
+    rollouts: Rollouts, numbers: Sequence[int], k: int, device: torch.device, recording: Recording | None
+) -> tuple[Layout, Known]:
+    """Where the tokens of a part lie, and what a recording knows of them."""
+    if recording:
+        return recording.of(rollouts.rows, numbers, k, device)
+    return _laid_out(rollouts, numbers, k, device), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +218,8 @@ def backward(
 ) -> Learned:
     """Add up the gradients of some answers' loss.
 
+    Logits exist for some rows at a time, whose gradients meet in the hidden states before the network's pass goes back.
+
     Args:
         advantages, returns: of each token of every answer of the round; returns are empty without a value head.
         numbers: whole groups of answers. fresh: the policy is still the one that sampled them.
@@ -196,57 +230,59 @@ def backward(
     )
     learned = Learned(torch.zeros((), device=policy.device))
     n_tokens = sum(rollouts.lengths[i] for i in numbers)
-    for part in parts(policy, rollouts, numbers):
-        known: Known = {}
-        if fresh and rollouts.recording:
-            layout, known = rollouts.recording.of(rollouts.rows, part, rollouts.n, policy.device)
-        else:
-            layout = _laid_out(rollouts, part, policy.device)
+    for part, k in parts(policy, rollouts, numbers):
+        layout, known = _known(rollouts, part, k, policy.device, rollouts.recording if fresh else None)
         with autocast(policy.device):
             states = shared.hidden(policy, layout, known)
-            logits = shared.logits(policy, states, known)
-        logprobs = shared.token_logprobs(logits, layout)
+        ref_states = None
+        if terms.kl_coef and terms.estimator == "exact":
+            # The chat model's probabilities of whole vocabularies are too many to be kept from `look_back`.
+            assert chat is not None
+            with torch.no_grad(), autocast(chat.device):
+                ref_states = shared.hidden(chat, layout)
+        weights = torch.cat([before.old[i].new_full((rollouts.lengths[i],), weight_of[i]) for i in part])
+        chunks = list(layout.chunks(policy.config.vocab_size))
+        grads: list[Tensor] = []
+        for chunk in chunks:
+            read = states if len(chunks) == 1 else states.detach()[chunk.rows].requires_grad_()
 
-        def of(values: Sequence[Tensor], part: list[int] = part) -> Tensor:
-            return torch.cat([values[i] for i in part])
+            def of(values: Sequence[Tensor], part: list[int] = part, chunk: Chunk = chunk) -> Tensor:
+                return torch.cat([values[i] for i in part])[chunk.tokens]
 
-        losses, stopped = clipped_losses(logprobs, of(before.old), of(advantages), terms.clip)
-        if terms.kl_coef:
-            losses = losses + terms.kl_coef * _pull(
-                chat, layout, logits, logprobs, before, part, terms.estimator
-            )
-        if terms.entropy_coef:
-            losses = losses - terms.entropy_coef * entropy(logits)[layout.source]
-        if actor.value_head:
-            errors = value_losses(
-                actor.values(states)[layout.source], of(before.values), of(returns), terms.value_clip
-            )
-            losses = losses + terms.vf_coef * errors
-            learned.value_loss += errors.detach().sum().item() / n_tokens
-        weights = torch.cat([losses.new_full((rollouts.lengths[i],), weight_of[i]) for i in part])
-        loss = (weights * losses).sum()
-        loss.backward()
-        learned.loss = learned.loss + loss.detach()
-        learned.clipfrac += stopped.sum().item() / n_tokens
+            with autocast(policy.device):
+                logits = shared.logits(policy, read, shared.head_of_rows(known, chunk.rows, len(layout.read)))
+            logprobs = shared.token_logprobs(logits, chunk)
+            losses, stopped = clipped_losses(logprobs, of(before.old), of(advantages), terms.clip)
+            if ref_states is not None and chat:
+                pull = _exact_pull(chat, ref_states[chunk.rows], logits)[chunk.source]
+                losses = losses + terms.kl_coef * pull
+            elif terms.kl_coef:
+                assert terms.estimator == "k3", "k1 has no gradient on average: it stands in the reward"
+                losses = losses + terms.kl_coef * k3(logprobs, of(before.ref))
+            if terms.entropy_coef:
+                losses = losses - terms.entropy_coef * entropy(logits)[chunk.source]
+            if actor.value_head:
+                errors = value_losses(
+                    actor.values(read)[chunk.source], of(before.values), of(returns), terms.value_clip
+                )
+                losses = losses + terms.vf_coef * errors
+                learned.value_loss += errors.detach().sum().item() / n_tokens
+            loss = (weights[chunk.tokens] * losses).sum()
+            loss.backward()
+            if len(chunks) > 1:
+                assert read.grad is not None
+                grads.append(read.grad)
+            learned.loss = learned.loss + loss.detach()
+            learned.clipfrac += stopped.sum().item() / n_tokens
+        if len(chunks) > 1:
+            states.backward(torch.cat(grads))
     return learned
 
 
-def _pull(
-    chat: GPT | None,
-    layout: Layout,
-    logits: Tensor,
-    logprobs: Tensor,
-    before: Before,
-    part: Sequence[int],
-    estimator: Estimator,
-) -> Tensor:
-    if estimator == "k3":
-        return k3(logprobs, torch.cat([before.ref[i] for i in part]))
-    # The chat model's probabilities of whole vocabularies are too many to be kept from `look_back`.
-    assert estimator == "exact" and chat is not None, "k1 has no gradient on average: it stands in the reward"
+def _exact_pull(chat: GPT, ref_states: Tensor, logits: Tensor) -> Tensor:
     with torch.no_grad(), autocast(chat.device):
-        ref_logits = shared.logits(chat, shared.hidden(chat, layout))
-    return exact_kl(logits, ref_logits)[layout.source]
+        ref_logits = shared.logits(chat, ref_states)
+    return exact_kl(logits, ref_logits)
 
 
 def reference(workspace: Workspace, tokenizer: Tokenizer, base: GPT | None = None) -> GPT:

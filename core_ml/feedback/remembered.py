@@ -54,7 +54,10 @@ class Recording:
             device,
             order,
         )
-        known = {name: torch.cat(parts) for name, parts in self.outputs.items() if parts}
+        for name, parts in self.outputs.items():
+            if len(parts) > 1:
+                self.outputs[name] = [torch.cat(parts)]  # not beside the pieces: a vocabulary's are many
+        known = {name: parts[0] for name, parts in self.outputs.items() if parts}
         if len(chosen) < len(self.order):
             # Typed, since there may be none: each of these answers has ended at once.
             index = torch.tensor(chosen, dtype=torch.long, device=device)
@@ -62,13 +65,22 @@ class Recording:
         self._latest = list(numbers), (layout, known)
         return layout, known
 
-    def logits(self, model: GPT, rows: Sequence[Row], k: int, known: Known) -> Tensor:
-        """(len(read), vocab_size) as `shared.logits` of the whole layout, without a pass through the network."""
-        first = torch.stack([self.first[tuple(prompt)] for prompt, _ in rows[::k]])
+    def logits(
+        self, model: GPT, rows: Sequence[Row], k: int, known: Known, read: slice = slice(None)
+    ) -> Tensor:
+        """(len(read), vocab_size) as `shared.logits` of the layout, without a pass through the network.
+
+        Args:
+            read: the rows that are wanted, of all that are read.
+        """
+        prompts = [prompt for prompt, _ in rows[::k]]
+        begin, end, _ = read.indices(len(prompts) + len(known.get((-1, "head"), ())))
+        first = [self.first[tuple(prompt)] for prompt in prompts[begin:end]]
         if (-1, "head") not in known:
-            return first
-        rest = bounded(known[-1, "head"], model.config.logit_softcap)
-        return torch.cat((first.to(rest.dtype), rest))
+            return torch.stack(first)
+        rest = known[-1, "head"][max(0, begin - len(prompts)) : max(0, end - len(prompts))]
+        rest = bounded(rest, model.config.logit_softcap)
+        return torch.cat((torch.stack(first).to(rest.dtype), rest)) if first else rest
 
 
 def sample(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from core_ml.feedback.layout import Layout
+from core_ml.feedback.layout import Chunk, Layout
 from core_ml.feedback.losses import CACHED, by_rows
 from core_ml.model.attention import attend, capped
 from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation
@@ -51,9 +51,19 @@ def bounded(raw: Tensor, softcap: float | None) -> Tensor:
     return raw if softcap is None else capped(raw.float(), softcap)
 
 
-def token_logprobs(logits: Tensor, layout: Layout) -> Tensor:
+def head_of_rows(known: Known, rows: slice, n_read: int) -> Known:
+    """What is known of the logits of some of the rows that are read."""
+    outputs = known.get((-1, "head"))
+    if outputs is None:
+        return {}
+    first = n_read - len(outputs)  # the last rows are the known ones
+    own = outputs[max(0, rows.start - first) : max(0, rows.stop - first)]
+    return {(-1, "head"): own} if len(own) else {}
+
+
+def token_logprobs(logits: Tensor, written: Layout | Chunk) -> Tensor:
     """(number of the answers' tokens,) log-probability of each, one answer after another."""
-    return _TokenLogprobs.apply(logits, layout.source, layout.targets)
+    return _TokenLogprobs.apply(logits, written.source, written.targets)
 
 
 def _of_layer(known: Known | None, layer: int) -> dict[str, Tensor]:
@@ -219,8 +229,9 @@ class _KnownProduct(Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
+        grad_weight = (grad.T @ x).to(ctx.types[1]) if ctx.needs_input_grad[1] else None
         grad_bias = grad.sum(0, dtype=torch.float32) if ctx.types[2] else None
-        return (grad @ weight).to(ctx.types[0]), (grad.T @ x).to(ctx.types[1]), grad_bias, None
+        return (grad @ weight).to(ctx.types[0]), grad_weight, grad_bias, None
 
 
 class _KnownAdapted(Function):

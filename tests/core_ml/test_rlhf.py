@@ -7,15 +7,16 @@ import torch
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Figure, Log, Metric, Resumed, Sample, Summary
+from core_ml.feedback import layout as layout_module
 from core_ml.feedback import shared
 from core_ml.feedback.layout import lay_out
 from core_ml.feedback.losses import Moments
-from core_ml.feedback.policy import Actor, Before, backward, look_back
+from core_ml.feedback.policy import Actor, Before, backward, look_back, parts
 from core_ml.feedback.practice import Method, credit
 from core_ml.feedback.prompts import Prompt
 from core_ml.feedback.rewards import Shaping, combined
 from core_ml.feedback.rlhf_report import reward_over_kl
-from core_ml.feedback.rollout import Rollouts, prompts_of_step
+from core_ml.feedback.rollout import Rollouts, practise, prompts_of_step
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.recipes.rlhf import RlhfConfig, run
@@ -82,6 +83,55 @@ def test_one_batch_learned_again_and_again_makes_the_better_answer_the_likely_on
         for values, reward in zip(after.values, (1.0, -1.0), strict=True):
             assert values[0].item() == pytest.approx(0, abs=0.3)
             assert values[1:].tolist() == pytest.approx([reward] * (len(values) - 1), abs=0.5)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize("room", [340 * 4, 100], ids=["chunks of four rows", "pieces of groups, row by row"])
+@pytest.mark.parametrize("remember", [False, True])
+@pytest.mark.parametrize("estimator", ["k3", "exact"])
+def test_a_round_that_needs_more_room_than_there_is_gives_the_same_numbers(
+    room, remember, estimator, monkeypatch
+):
+    tokenizer = small_tokenizer()
+    method = Method(algorithm="ppo", kl_in="loss", kl_estimator=estimator, entropy_coef=0.1)
+    prompts = [Prompt("What is 1 + 2?"), Prompt("Who are you?"), Prompt("Spell bal.")]
+
+    def numbers():
+        policy, chat = small_model(tokenizer.vocab_size), small_model(tokenizer.vocab_size, seed=1)
+        torch.manual_seed(0)
+        actor = Actor(policy, values=True)
+        torch.nn.init.normal_(actor.value_head.weight)
+        rollouts = practise(
+            policy, tokenizer, prompts, n=4, max_new_tokens=9, temperature=1.0, seed=0, remember=remember
+        )
+        before = look_back(actor, chat, rollouts)
+        rewards = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+        advantages, returns = credit(method, rewards, before, 0.1)
+        terms = method.terms(0.1)
+        learned = backward(
+            actor, chat, rollouts, before, advantages, returns, range(12), terms, fresh=remember
+        )
+        told = {name: torch.cat(getattr(before, name)) for name in ("old", "entropy", "ref", "kl", "values")}
+        told |= {"loss": learned.loss, "value_loss": torch.tensor(learned.value_loss)}
+        return told | {name: p.grad for name, p in actor.named_parameters()}
+
+    whole = numbers()
+    monkeypatch.setattr(layout_module, "MAX_SCORES", room)
+    tight = numbers()
+    for name, values in whole.items():
+        assert torch.allclose(tight[name], values, atol=2e-5 * values.abs().max().item()), name
+
+
+def test_answers_are_taken_in_whole_groups_and_a_group_that_is_too_large_in_pieces(monkeypatch):
+    model = small_model(340)
+    rows = [([4, 5, 6], [7] * 4)] * 4 + [([4, 5], [7] * 30)] * 4
+    rollouts = Rollouts(4, [""] * 8, rows, [""] * 8, [True] * 8, [])
+    assert list(parts(model, rollouts, range(8))) == [(list(range(8)), 4)]
+    # Two heads: the first group has 2 · (9 + 4 · 4 · 7) = 242 scores, the second 2 · (4 + 4 · 30 · 32) = 7,688.
+    monkeypatch.setattr(layout_module, "MAX_SCORES", 4000)
+    assert list(parts(model, rollouts, range(8))) == [([0, 1, 2, 3], 4), ([4, 5], 2), ([6, 7], 2)]
+    monkeypatch.setattr(layout_module, "MAX_SCORES", 10)  # no less than an answer
+    assert all(len(part) == k == 1 for part, k in parts(model, rollouts, range(8)))
 
 
 def known(kl, n_tokens, values=None):
