@@ -5,6 +5,7 @@ least as good as the best of "longer wins", scikit-learn's logistic regression o
 would try first, on TF-IDF, and on both. What people say of the same pairs is printed where a set has several labelers.
 
     python benchmarks/reward.py --threads 1 --minutes 8     # again until every table is printed; each model is kept
+    python benchmarks/reward.py --members 4 …               # and ensembles of four, which take four times as long each
 
 Every prompt is held out once by each of three seeds (4 folds; no prompt stands on both sides), so that a rule that
 learns nothing has one figure and not one for each split. Pairs are all labelers' pairs, ties left out and equal scores
@@ -31,7 +32,7 @@ another order). All pairs, then those of like length:
     the model's features alone  0.743 (0.699 to 0.785) ± 0.005   0.712 (0.599 to 0.806)
     transformer with features   0.743 (0.698 to 0.784) ± 0.005   0.704 (0.599 to 0.793)
     transformer                 0.617 (0.570 to 0.669) ± 0.011   0.544 (0.455 to 0.645)
-    people, each other          0.937 (0.912 to 0.961)
+    people, each other          0.937 (0.912 to 0.961)           0.937 (0.884 to 0.980)
     OpenAssistant's trees (157 prompts, 607 pairs; one order each)
     longer wins                 0.692 (0.648 to 0.736) ± 0.000   0.585 (0.495 to 0.696)
     plain features              0.658 (0.618 to 0.702) ± 0.007   0.496 (0.372 to 0.569)
@@ -97,11 +98,15 @@ PLAIN = (
 Scores = list[list[float]]
 Method = Callable[[list[Group], list[Group], int], Scores]
 PEERS = ("longer wins", "plain features", "TF-IDF", "TF-IDF and plain features")
-OURS = ("transformer", "the model's features alone", "transformer with features")
 
 
-def transformer(start: GPT, tokenizer: Tokenizer, with_features: bool, lr: float) -> Method:
-    """As the recipe `reward` makes it, in one pass over the rankings; more passes learn them by heart."""
+def transformer(
+    start: GPT, tokenizer: Tokenizer, with_features: bool, lr: float, n_members: int = 1
+) -> Method:
+    """As the recipe `reward` makes it, in one pass over the rankings; more passes learn them by heart.
+
+    Several members learn the same rankings from other heads and in other orders; the score is their mean.
+    """
 
     def fit(train: list[Group], held_out: list[Group], seed: int) -> Scores:
         beside = surface.fit(train, list(surface.FEATURES), ridge=None) if with_features else None
@@ -113,16 +118,17 @@ def transformer(start: GPT, tokenizer: Tokenizer, with_features: bool, lr: float
             label_smoothing=0.05,
             surface=beside,
         )
-        members = Members(start, 1, 1, seed)
+        members = Members(start, n_members, 1, seed)
         optimizer = members.optimizer(lr, 0.01)
-        for step in trainer.plan(1.0, 4096, seed):
+        for step in trainer.plan(1.0, 4096, seed, n_members):
             loss, _ = trainer.loss(members.members[step.member], step.groups)
             loss.backward()
             clip(members, 1.0)
             scale_lr([optimizer], lr_share(step.place, step.of, "wsd", 0.05, 0.7))
             optimizer.step()
             members.zero_grad()
-        model = RewardModel(members.members[0].eval(), tokenizer, surface=beside)
+        first, *others = members.eval().members
+        model = RewardModel(first, tokenizer, others=others, surface=beside)
         prompts = [group.prompt for group in held_out for _ in group.completions]
         values = iter(model.score(prompts, [text for group in held_out for text in group.completions]))
         return [[next(values) for _ in group.completions] for group in held_out]
@@ -249,13 +255,17 @@ def told(name: str, groups: list[Group], runs: dict[str, list[Scores]]) -> list[
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{what} {_shown(share(groups, hits(groups, own, what == LIKE)))} ± {spread:.3f}")
         print(f"  {method:28} {'   '.join(cells)}", flush=True)
-    people = share(groups, labelers_agree(groups))
-    print(f"  {'people, each other':28} {f'all {_shown(people)}' if people else 'one label for each pair'}")
+    people = {what: share(groups, labelers_agree(groups, like=what == LIKE)) for what in (EVERY, LIKE)}
+    shown = "   ".join(f"{what} {_shown(one)}" for what, one in people.items())
+    print(f"  {'people, each other':28} {shown if people[EVERY] else 'one label for each pair'}")
     results = []
     for what in (EVERY, LIKE):
         found = {method: hits(groups, own, what == LIKE) for method, own in runs.items()}
         shares = {method: one for method, own in found.items() if (one := share(groups, own))}
-        ours, peer = (max(some, key=lambda one: shares[one].value) for some in (OURS, PEERS))
+        ours, peer = (
+            max((one for one in some if one in shares), key=lambda one: shares[one].value)
+            for some in ([one for one in runs if one not in PEERS], PEERS)
+        )
         change = [
             [a - b for a, b in zip(*own, strict=True)] for own in zip(found[ours], found[peer], strict=True)
         ]
@@ -288,6 +298,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "move37-reward")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--members", type=int, default=1, help="networks of an ensemble, measured beside the single ones"
+    )
     parser.add_argument("--steps", type=int, default=1838, help="updates of pretraining")
     parser.add_argument(
         "--minutes", type=float, default=1e6, help="begin no model after so many; run again to go on"
@@ -316,6 +329,9 @@ def main() -> int:
         "transformer with features": transformer(start, tokenizer, True, 5e-4),
         "transformer": transformer(start, tokenizer, False, 5e-4),
     }
+    if (n := options.members) > 1:
+        methods[f"{n} transformers with features"] = transformer(start, tokenizer, True, 5e-4, n)
+        methods[f"{n} transformers"] = transformer(start, tokenizer, False, 5e-4, n)
     results: list[dict[str, Any]] = []
     for name, read in sets.items():
         groups = [group for group in read(options.data) if group.pairs()]

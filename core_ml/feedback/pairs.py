@@ -221,7 +221,7 @@ def by_prompt(groups: Sequence[Group], outcomes: Sequence[Sequence[float]]) -> l
     return list(found.values())
 
 
-def labelers_agree(groups: Sequence[Group], simulated: bool = False) -> list[list[float]]:
+def labelers_agree(groups: Sequence[Group], simulated: bool = False, like: bool = False) -> list[list[float]]:
     """For each group: 1 for each pair that two people order alike, 0 for each that they order oppositely.
 
     Pairs that either of them tied are left out, as for the reward model.
@@ -229,8 +229,16 @@ def labelers_agree(groups: Sequence[Group], simulated: bool = False) -> list[lis
     Args:
         simulated: count programs with each other in place of people. A program and a person are never compared: how
             well people agree is what a reward model is held to, and programs that share a rule agree better.
+        like: of answers of like length only.
     """
-    return [[float(a == b) for _, a, b in _votes(group, simulated)] for group in groups]
+    return [
+        [
+            float(a == b)
+            for (i, j), a, b in _votes(group, simulated)
+            if not like or like_length(group.completions[i], group.completions[j])
+        ]
+        for group in groups
+    ]
 
 
 def agrees_with_two(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -243,6 +243,8 @@ def test_labelers_are_compared_on_the_pairs_that_both_order():
     # 0>1 against 1>0 is a dispute; 0>2 and 1>2 are agreed.
     assert labelers_agree([Group("g", SUM, ("a", "b", "c"), rankings)]) == [[0.0, 1.0, 1.0]]
     assert labelers_agree([Group("g", SUM, ("a", "b", "c"), rankings[:1])]) == [[]]
+    # Of the three answers the last is twice as long as either other: only the dispute is of like length.
+    assert labelers_agree([Group("g", SUM, ("a", "b", "cc"), rankings)], like=True) == [[0.0]]
 
 
 def test_intervals_are_those_of_the_textbook():
