@@ -24,8 +24,16 @@ def learned(head: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]
     inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE)
     inner.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=220, show_progress=False))
     model = json.loads(inner.to_str())["model"]
-    pieces = [*head, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
-    return {piece: id for id, piece in enumerate(pieces)}, [tuple(pair) for pair in model["merges"]]
+    known = model["vocab"]
+    # Every way in which a piece falls into two others, as those have who convert SentencePiece's models.
+    merges = [
+        (piece[:at], piece[at:])
+        for piece in known
+        for at in range(1, len(piece))
+        if piece[:at] in known and piece[at:] in known
+    ]
+    pieces = [*head, *(f"<0x{byte:02X}>" for byte in range(256)), *known]
+    return {piece: id for id, piece in enumerate(pieces)}, merges
 
 
 def special(inner: tokenizers.Tokenizer, *names: str) -> tokenizers.Tokenizer:
@@ -71,7 +79,8 @@ def gemma() -> tokenizers.Tokenizer:
     vocab, merges = learned(
         ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
     )
-    inner = transformers.GemmaTokenizer(vocab=dict(vocab), merges=list(merges)).backend_tokenizer
+    vocab, merges = {**vocab, SPACE * 2: len(vocab)}, [(SPACE, SPACE), *merges]
+    inner = transformers.GemmaTokenizer(vocab=vocab, merges=merges).backend_tokenizer
     special(inner, "<start_of_turn>", "<end_of_turn>")
     inner.add_tokens([AddedToken(SPACE * 2, normalized=False), AddedToken("<table>", normalized=False)])
     return inner

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from core_ml.errors import UserError
-from core_ml.exchange import gguf
+from core_ml.exchange import gguf, gguf_tokenizer
 from core_ml.exchange.gguf_networks import network_of
 from core_ml.exchange.gguf_tokenizer import pattern_name
 from core_ml.model import checkpoint
 from core_ml.model.config import GPTConfig, RopeScaling
 from core_ml.model.gpt import GPT
+from core_ml.tokenizer import formats
+from core_ml.tokenizer.templates import recognize
 from core_ml.tokenizer.tokenizer import Tokenizer
+from tests.core_ml import foreign, test_templates
 
 llama_cpp = pytest.importorskip("xllamacpp")
 
@@ -177,6 +180,56 @@ def test_llama_cpp_writes_a_conversation_as_our_protocol_does(tokenizer: Tokeniz
         asked = {"content": prompt, "add_special": True, "parse_special": True}
         ids = client.post("/tokenize", json=asked).json()["tokens"]
     assert ids == tokenizer.prompt(messages)
+
+
+@pytest.mark.parametrize("kind", ["llama 2", "gemma"])
+def test_llama_cpp_reads_texts_by_tokens_of_characters_as_we_do(kind: str, tmp_path: Path) -> None:
+    theirs = Tokenizer.read(foreign.KINDS[kind]().to_str())
+    settings = LLAMA | {"vocab_size": theirs.vocab_size + 2}
+    texts = ["the cat sees a tree", "  two spaces, été 日本語\n\n 👩‍👩‍👧", *foreign.TEXTS[:4]]
+    prompt, never = theirs.encode("the cat"), {theirs.bos_id, theirs.end_id}
+    model, expected = decided(settings, prompt, never)
+    checkpoint.save(model, theirs, tmp_path)
+    gguf.save(tmp_path / "it.gguf", tmp_path, "f16", name="it", role="base")
+    with served(tmp_path / "it.gguf", 96) as client:
+        ban = [[id, False] for id in never]
+        told = ask(client, prompt, n_predict=32, temperature=0, samplers=["temperature"], logit_bias=ban)
+        assert told["tokens"] == expected
+        for text in texts:
+            asked = {"content": text, "add_special": True, "parse_special": False}
+            ids = client.post("/tokenize", json=asked).json()["tokens"]
+            assert ids == [theirs.bos_id, *theirs.encode(text)], text
+            written = client.post("/detokenize", json={"tokens": theirs.encode(text)}).json()["content"]
+            assert written == " " * theirs.dropped[0] + text
+
+
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        ("llama 2", test_templates.LLAMA2),
+        ("llama 2", test_templates.MISTRAL_1),
+        ("gemma", test_templates.GEMMA_2),
+    ],
+)
+def test_llama_cpp_writes_a_conversation_in_the_protocol_that_the_model_was_taught(
+    kind: str, template: str, tmp_path: Path
+) -> None:
+    theirs = Tokenizer(foreign.KINDS[kind](), recognize(template))
+    checkpoint.save(network(LLAMA | {"vocab_size": theirs.vocab_size}), theirs, tmp_path)
+    gguf.save(tmp_path / "it.gguf", tmp_path, "f16", name="it", role="chat")
+    messages: list[Any] = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "a tree"}, {"role": "user", "content": "the sea"}]  # fmt: skip
+    with served(tmp_path / "it.gguf", 96) as client:
+        prompt = client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+        asked = {"content": prompt, "add_special": True, "parse_special": True}
+        ids = client.post("/tokenize", json=asked).json()["tokens"]
+    assert ids == theirs.prompt(messages)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece", "words", "ends of words"])
+def test_a_tokenizer_that_llama_cpp_does_not_have_is_told(kind: str) -> None:
+    theirs = formats.from_json(foreign.KINDS[kind]().to_str())
+    with pytest.raises(UserError, match=r"cannot be written as GGUF.*export it as a Hugging Face folder"):
+        gguf_tokenizer.write(None, theirs, theirs.vocab_size, "chat")
 
 
 @pytest.mark.parametrize(

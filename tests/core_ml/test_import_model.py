@@ -14,7 +14,7 @@ import transformers
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Resumed, Sample, Summary
-from core_ml.exchange import gguf_tokenizer, huggingface
+from core_ml.exchange import huggingface
 from core_ml.execute import read_config
 from core_ml.model import checkpoint
 from core_ml.recipes import sft
@@ -271,8 +271,6 @@ def test_models_with_tokenizers_of_characters_go_on_as_elsewhere_and_leave_as_th
     assert again(text).input_ids == spoken(text).input_ids
     if role == "chat":
         assert again.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == ids
-    with pytest.raises(UserError, match="export it as a Hugging Face folder"):
-        gguf_tokenizer.write(None, tokenizer, model.config.vocab_size, role)
 
 
 @pytest.mark.parametrize(

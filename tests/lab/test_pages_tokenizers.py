@@ -10,6 +10,7 @@ from core_ml.tokenizer.tokenizer import Tokenizer
 from lab.models import Artifact
 from lab.pages import tokenizers
 from lab.services import artifacts
+from tests.core_ml import foreign
 from tests.core_ml.test_tokenizer_merges import gpt2_style
 from tests.lab import making
 
@@ -172,3 +173,17 @@ def test_a_tokenizer_that_changes_letters_first_is_shown_too(browser, tmp_home):
     made = Artifact.objects.get()
     assert made.summary["lossless"] is False and made.summary["writes_ranks"] is False
     assert "/ranks" not in browser().get(f"/tokenizers/{made.pk}?word=é").content.decode()
+
+
+@pytest.mark.parametrize("kind", ["llama 2", "gemma", "unigram", "wordpiece"])
+def test_tokenizers_of_other_kinds_are_shown_too(browser, tmp_home, kind):
+    file = SimpleUploadedFile("other.json", foreign.KINDS[kind]().to_str().encode())
+    assert browser().post("/tokenizers", {"file": file}).status_code == 302
+    made = Artifact.objects.get()
+    for view in ("text", "vocabulary", "report"):
+        answer = browser().get(
+            f"/tokenizers/{made.pk}", {"view": view, "text": "the tree, été", "word": "the été"}
+        )
+        assert answer.status_code == 200
+    found = browser().get(f"/tokenizers/{made.pk}", {"view": "vocabulary", "q": "e"})
+    assert found.context["n_found"] > 1
