@@ -19,7 +19,9 @@ ours, compiled where that is quicker, and of the best peer: one row 680 against 
 llama.cpp 1,114), 8 prompts 2,709 against llama.cpp's 1,123 (2.3; goal 2), 64 prompts 5,384 against 1,693 (3.2; goal 2),
 64 rollouts of one prompt 4,411 against 1,337 (3.3; goal 3). On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before
 keys and values were stored without gaps: 157 against 79 (2.0), 434 against 308 (1.4), 677 against 444 (1.5) and 776
-against 612 (1.3); there products alone take 70 % of a step of 64 rows, at nine tenths of the ceiling.
+against 612 (1.3); there products alone take 70 % of a step of 64 rows, at nine tenths of the ceiling. Those are without
+litgpt; with it, on a Zen 1 core that much other work shared (two rounds, all sides three times slower): one row 52
+against litgpt's 30 (1.7; `transformers` 26, nanochat 28), 8 prompts 194 against llama.cpp's 90 (2.2; litgpt 76).
 """
 
 import argparse

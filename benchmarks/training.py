@@ -22,7 +22,8 @@ float32): A 4,298 against 2,619 tokens/s as it comes (1.62; goal 1.25) and 3,488
 1.15), B 27,965 against 13,216 (2.11; goal 1.8) and 16,343 (1.70; goal 1.5), memory 0.84 to 0.90 of theirs. On one Zen 1
 core (no bfloat16, 37 GFLOP/s), where products at the machine's ceiling take most of a step on both sides: B 2,862 against
 2,456 (1.15) and 2,667 (1.07), A 304 against 320 (0.98) and 321 (0.91) beside other work. On an Intel core whose bfloat16
-is slow, beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25).
+is slow, beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25). All of these are GPT-2's; Llama and nanochat
+have run at the tiny shape only.
 """
 
 import argparse
