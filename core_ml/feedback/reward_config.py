@@ -3,8 +3,20 @@
 from typing import Literal
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.training.config import (
+    OPTIMIZER,
+    REPORTS,
+    Ema,
+    KeepEvery,
+    KeepLast,
+    Publish,
+    Recompute,
+    SaveEvery,
+    Spike,
+    Threads,
+)
 
-OPTIMIZER, MODEL, REPORTS = "Optimizer", "Model", "Reports"
+MODEL = "Model"
 
 
 class RewardConfig(RecipeConfig):
@@ -74,6 +86,15 @@ class RewardConfig(RecipeConfig):
         ge=64,
         le=1_000_000,
     )
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "What moves the matrices: AdamW at lr, or Muon at muon_lr, which makes every direction of a matrix move alike. "
+        "Embedding, norms and the score's head have AdamW either way.",
+        group=OPTIMIZER,
+    )
+    muon_lr: float = setting(
+        2e-3, "Peak learning rate of the matrices with Muon.", group=OPTIMIZER, gt=0, le=1
+    )
     weight_decay: float = setting(
         0.01,
         "Pull of the weights to 0 (Loshchilov and Hutter 2019, arXiv:1711.05101); 0.01 is PyTorch's own.",
@@ -111,6 +132,8 @@ class RewardConfig(RecipeConfig):
         gt=0,
         le=1000,
     )
+    ema: Ema = None
+    spike: Spike = 10.0
     eval_every: int = setting(
         25, "Updates between measurements.", unit="steps", group=REPORTS, ge=1, le=100_000
     )
@@ -122,8 +145,15 @@ class RewardConfig(RecipeConfig):
         ge=0,
         le=6,
     )
-    seed: int = setting(0, "Which prompts are held out, and the order of the rest.", ge=0, le=2**31 - 1)
-    save_every: float = setting(20.0, "Between two saved states.", unit="s", group="Machine", ge=0)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
+    publish: Publish = setting(
+        "last",
+        "The weights after the last update, or those that did best on the held-out rankings, which many passes make "
+        "worse again. What is told of the held-out rankings is then a little too good: they chose.",
+        group=REPORTS,
     )
+    seed: int = setting(0, "Which prompts are held out, and the order of the rest.", ge=0, le=2**31 - 1)
+    save_every: SaveEvery = 20.0
+    keep_last: KeepLast = 2
+    keep_every: KeepEvery = None
+    threads: Threads = None
+    recompute: Recompute = False

@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.feedback import shared
-from core_ml.feedback.batches import Row, as_prompt, in_parts
+from core_ml.feedback.batches import Part, Row, as_prompt, in_parts
 from core_ml.feedback.surface import Surface
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast, tokens_at_once
@@ -156,13 +157,22 @@ def encode(tokenizer: Tokenizer, prompt: str, completion: str, max_len: int) -> 
     return (as_prompt(tokenizer, prompt)[-room:] if room else []), answer
 
 
-def read_rewards(model: GPT, rows: Sequence[Row]) -> Tensor:
-    """(B,) float32: the value of each row's last token. What rows share of their beginning is read once."""
+def read_rewards(model: GPT, rows: Sequence[Row], recompute: bool = False) -> Tensor:
+    """(B,) float32: the value of each row's last token. What rows share of their beginning is read once.
+
+    Args:
+        recompute: keep nothing of a part but its tokens, and read it again in the backward pass.
+    """
+
+    def read(part: Part) -> Tensor:
+        with autocast(model.device):
+            return model.value(shared.hidden(model, part.laid_out(model.device)))
+
     values: list[Tensor] = []
     numbers: list[int] = []
     for part in in_parts(rows, tokens_at_once(model.device), model.config.n_head):
-        with autocast(model.device):
-            values.append(model.value(shared.hidden(model, part.laid_out(model.device))))
+        again = recompute and torch.is_grad_enabled()
+        values.append(recomputed(read, part, use_reentrant=False) if again else read(part))
         numbers += part.numbers
     places = torch.empty(len(rows), dtype=torch.long)
     places[torch.tensor(numbers)] = torch.arange(len(rows))

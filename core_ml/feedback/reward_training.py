@@ -21,6 +21,7 @@ from core_ml.feedback.reward_model import encode, read_rewards
 from core_ml.feedback.surface import Surface
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.training.optim import Muon
 
 LossName = Literal["bradley_terry", "plackett_luce"]
 HEAD_STD = 0.1
@@ -47,14 +48,27 @@ class Members(nn.Module):
         )
 
     def optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """One for all: a member without a gradient stays as it is, its momenta too."""
+        return self.optimizers(lr, weight_decay)[-1]
+
+    def optimizers(
+        self, lr: float, weight_decay: float, muon_lr: float | None = None
+    ) -> list[torch.optim.Optimizer]:
+        """AdamW for all members: one without a gradient stays as it is, its momenta too. With `muon_lr` the matrices of
+        the blocks have Muon before it.
+        """
         learned = [
-            p for m in self.members for name, p in m.named_parameters() if not name.startswith("head.")
+            (name, p)
+            for m in self.members
+            for name, p in m.named_parameters()
+            if not name.startswith("head.")
         ]
-        groups = [{"params": learned, "weight_decay": weight_decay}]
+        matrices = [p for name, p in learned if name.startswith("blocks.") and p.dim() == 2]
+        by_muon = set() if muon_lr is None else set(matrices)
+        groups = [{"params": [p for _, p in learned if p not in by_muon], "weight_decay": weight_decay}]
         if self.log_ties is not None:
             groups.append({"params": [self.log_ties], "weight_decay": 0.0})
-        return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), fused=True)
+        adamw = torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), fused=True)
+        return [adamw] if muon_lr is None else [Muon(matrices, muon_lr), adamw]
 
 
 def weighed(groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
@@ -101,7 +115,9 @@ class Trainer:
         label_smoothing: float = 0.0,
         centering: float = 0.0,
         surface: Surface | None = None,
+        recompute: bool = False,
     ) -> None:
+        self.recompute = recompute
         self.loss_name, self.label_smoothing, self.centering = loss, label_smoothing, centering
         # A ranking without weight says nothing.
         groups = [replace(group, rankings=[r for r in group.rankings if r.weight]) for group in groups]
@@ -146,6 +162,14 @@ class Trainer:
             remaining, epoch = remaining - 1, epoch + 1
         return steps
 
+    def n_tokens(self, indices: Iterable[int]) -> int:
+        """Of some groups' prompts and answers, each prompt once for each answer."""
+        return sum(len(prompt) + len(answer) for i in indices for prompt, answer in self.rows[i])
+
+    def told(self, indices: Iterable[int]) -> str:
+        """Which groups these are, for a person."""
+        return f"Groups {', '.join(self.groups[i].id for i in indices)}."
+
     def loss(
         self, model: GPT, indices: Iterable[int], log_ties: Tensor | None = None
     ) -> tuple[Tensor, float]:
@@ -168,7 +192,7 @@ class Trainer:
                     order_weights.append(ranking.weight)
             rows += self.rows[i]
             beside += self.beside[i]
-        network = read_rewards(model, rows)
+        network = read_rewards(model, rows, self.recompute)
         rewards = network + torch.tensor(beside, device=network.device)
         if self.loss_name == "plackett_luce":
             loss = plackett_luce(rewards, orders, order_weights, log_ties, self.label_smoothing)

@@ -1,6 +1,8 @@
 """Trains a reward model: a network that reads an answer and says how much people would like it."""
 
+import math
 import random
+import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback.reward_training import Members, weighed
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
+    from core_ml.model.energy import Energy
     from core_ml.training.loop import Chore, Loop, every, resumed
 
     yield resumed(workspace)
@@ -57,28 +60,51 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed, config.n_members)
     notes: dict[str, Any] = {}
     advance, update = _teacher(config, members, trainer, plan, notes)
+    joules = Energy(start.device)
+
+    def learn(step: int) -> list[Event]:
+        begin = time.perf_counter()
+        told = advance(step)
+        n_tokens, seconds = trainer.n_tokens(plan[step - 1].groups), time.perf_counter() - begin
+        notes["seconds"] = notes.get("seconds", 0.0) + seconds
+        notes["tokens"] = notes.get("tokens", 0) + n_tokens
+        return [*told, Metric(step, {"tokens_per_second": n_tokens / seconds} | joules.since_last(n_tokens))]
+
+    def measure(step: int) -> Generator[Event, None, None]:
+        with update.averaged():
+            value = yield from _measure(config, scorer, members.log_ties, held_out, step, len(plan))
+        # Loss where there is one: it says how sure the model is as well, and so is better after fewer passes.
+        if step and value is not None and value <= notes.get("least", value):
+            notes["best"], notes["least"] = step, value
+
     loop = Loop(
         len(plan),
-        advance,
+        learn,
         update.capture,
         update.read,
-        {
-            "measure": Chore(
-                every(config.eval_every, len(plan)),
-                lambda step: _measure(config, scorer, members.log_ties, held_out, step, len(plan)),
-            )
-        },
+        {"measure": Chore(every(config.eval_every, len(plan)), measure)},
         notes,
         save_every=config.save_every,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
         message="learning from rankings",
     )
     yield from loop.run(workspace)
+    best = workspace.state_of(notes["best"]) if config.publish == "best" and "best" in notes else None
+    if best is not None:
+        update.read(best)
     curve = yield from _learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
     counts = {**several.joined(parts).counts(), "n_steps": len(plan)}
+    counts |= {
+        "step": notes["best"] if best is not None else len(plan),
+        "tokens": notes["tokens"],
+        "tokens_per_second": round(notes["tokens"] / max(1e-9, notes["seconds"])),
+    }
     if labelers:
         worst_first = sorted(labelers.items(), key=lambda one: one[1])[:N_LABELERS]
         counts["labeler_weights"] = {name: round(weight, 3) for name, weight in worst_first}
-    yield from _publish(config, workspace, scorer, trainer, parts, held_out, curve, counts)
+    with update.averaged():
+        yield from _publish(config, workspace, scorer, trainer, parts, held_out, curve, counts)
 
 
 def _surface(config: RewardConfig, groups: Sequence["Group"]) -> "Surface | None":
@@ -106,6 +132,7 @@ def _trainer(
         label_smoothing=config.label_smoothing,
         centering=config.centering,
         surface=surface,
+        recompute=config.recompute,
     )
 
 
@@ -113,6 +140,7 @@ def _teacher(
     config: RewardConfig, members: Any, trainer: "Trainer", plan: Sequence[Any], notes: dict[str, Any]
 ) -> tuple[Any, Any]:
     """What makes an update by its number, and what that updates the weights with."""
+    from core_ml.training.guard import Guard
     from core_ml.training.schedule import lr_share
     from core_ml.training.update import Update
 
@@ -122,11 +150,18 @@ def _teacher(
 
     update = Update(
         members,
-        [members.optimizer(config.lr, config.weight_decay)],
+        members.optimizers(
+            config.lr, config.weight_decay, config.muon_lr if config.optimizer == "muon" else None
+        ),
         share,
         notes=notes,
         grad_clip=config.grad_clip,
+        ema=config.ema,
+        place=lambda step: trainer.told(plan[step - 1].groups),
     )
+    # Rankings that are learned by heart cost next to nothing, and those that are not stand far above them: what costs
+    # no more than a guess has not been spoilt.
+    update.guard = Guard(notes, config.spike, harmless=math.log(2))
 
     def advance(step: int) -> list[Event]:
         made = plan[step - 1]
@@ -168,12 +203,15 @@ def _learning_curve(
         trainer = _trainer(config, start, tokenizer, fewer, surface)
         members = Members(start, 1, trainer.largest_tie, config.seed)
         plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed)
-        advance, _ = _teacher(config, members, trainer, plan, {})
+        # There is no saved state to go back to.
+        unguarded = config.model_copy(update={"spike": None})
+        advance, update = _teacher(unguarded, members, trainer, plan, {})
         for made in range(1, len(plan) + 1):
             advance(made)
             yield Progress(step, step, message=f"learning from {len(fewer):,} groups only")
         scorer = RewardModel(members.members[0].eval(), tokenizer, surface=surface)
-        share = clustered(outcomes(held_out, _score_groups(scorer, held_out)).get("all", []))
+        with update.averaged():
+            share = clustered(outcomes(held_out, _score_groups(scorer, held_out)).get("all", []))
         if share:
             workspace.write_json(name, [len(fewer), [share.value, share.low, share.high, share.n]])
             points.append((len(fewer), share))
@@ -191,15 +229,18 @@ def _score_groups(scorer: "RewardModel", groups: Sequence["Group"]) -> list[list
 
 def _measure(
     config: RewardConfig, scorer: "RewardModel", log_ties: Any, held_out: list["Group"], step: int, steps: int
-) -> Generator[Event, None, None]:
-    """Loss and accuracy on the held-out prompts, and what the model says of three of their answers."""
+) -> Generator[Event, None, float | None]:
+    """Loss and accuracy on the held-out prompts, and what the model says of three of their answers.
+
+    Returns: the loss, or the share of pairs that are ordered wrongly where there is none; None without pairs.
+    """
     from core_ml.feedback.reward_report import held_out_loss, outcomes
 
     yield Progress(step, steps, message="measuring on held-out prompts")
     rewards = _score_groups(scorer, held_out)
     right = [hit for group in outcomes(held_out, rewards).get("all", []) for hit in group]
     if not right:
-        return
+        return None
     values = {"val_accuracy": sum(right) / len(right)}
     if (loss := held_out_loss(held_out, rewards, config.loss, log_ties)) is not None:
         values["val_loss"] = loss
@@ -207,6 +248,7 @@ def _measure(
     for group, scores in list(zip(held_out, rewards, strict=True))[:3]:
         best = max(range(len(scores)), key=scores.__getitem__)
         yield Sample(step, group.prompt, group.completions[best], {"reward": round(scores[best], 3)})
+    return values.get("val_loss", 1 - values["val_accuracy"])
 
 
 def _publish(
@@ -344,7 +386,22 @@ RECIPE = Recipe(
         Measure("val_loss", "Held-out loss", "nats", "lower"),
         Measure("loss", "Loss", "nats", "lower"),
         Measure("accuracy", "Training pairs ordered rightly", "share", "higher"),
+        Measure("lr", "Learning rate", hint="Of the matrices; everything else follows the same shape."),
+        Measure("grad_norm", "Gradient norm"),
+        Measure(
+            "tokens_per_second",
+            "Speed",
+            "tokens/s",
+            "higher",
+            "Each prompt counts once for each of its answers.",
+        ),
         Measure("memory_gb", "Memory", "GB", hint="The most that this process has held."),
+        Measure(
+            "joules_per_token",
+            "Energy",
+            "J per token",
+            hint="Of the whole machine, where it lets one read its counters.",
+        ),
     ),
     why=(
         "Why rankings, when marks from 1 to 10 say more?",

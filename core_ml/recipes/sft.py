@@ -183,7 +183,9 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         notes["seconds"] += seconds
         notes["tokens"] += n_tokens
         notes["learned_tokens"] += n_learned
-        flops = _flops(model.config, tuple(batch.ids.shape), n_learned, config.lora_rank is not None)
+        flops = _flops(
+            model.config, (len(batch.ids), batch.ids.size(1)), n_learned, config.lora_rank is not None
+        )
         speed = {"tokens_per_second": n_tokens / seconds, "mfu": flops / seconds / peak}
         return [*told, Metric(step, speed | joules.since_last(n_tokens))]
 

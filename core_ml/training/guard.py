@@ -33,12 +33,17 @@ class Guard:
     Args:
         spread: how many times the usual spread above the usual value is too much; None looks for numbers only.
         of: which value that is.
+        harmless: up to here a value is never too much, however small the usual one has become.
     """
 
     def __init__(
-        self, notes: dict[str, Any], spread: float | None, of: Literal["loss", "grad_norm"] = "loss"
+        self,
+        notes: dict[str, Any],
+        spread: float | None,
+        of: Literal["loss", "grad_norm"] = "loss",
+        harmless: float = 0.0,
     ) -> None:
-        self.notes, self.spread, self.of = notes, spread, of
+        self.notes, self.spread, self.of, self.harmless = notes, spread, of, harmless
         self.kept = "losses" if of == "loss" else "grad_norms"
         notes.setdefault("guard", {"trouble": [], "returns": 0}).setdefault(self.kept, [])
 
@@ -82,6 +87,6 @@ class Guard:
         usual = median(before)
         # The median of distances, scaled to a normal distribution's deviation; a flat curve has some noise too.
         spread = max(1.4826 * median(abs(one - usual) for one in before), 0.02 * abs(usual))
-        if value > usual + self.spread * spread:
+        if value > max(self.harmless, usual + self.spread * spread):
             return f"the {named} {value:.3g} is far above the usual {usual:.3g}"
         return None

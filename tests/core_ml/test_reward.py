@@ -335,9 +335,12 @@ def inputs(tmp_path_factory):
     }
 
 
+MEASURED = {"memory_gb", "tokens_per_second", "joules_per_token"}
+
+
 def curve(events):
     return [
-        (event.step, {name: value for name, value in event.values.items() if name != "memory_gb"})
+        (event.step, {name: value for name, value in event.values.items() if name not in MEASURED})
         for event in events
         if isinstance(event, Metric)
     ]
