@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from core_ml import measured
 from core_ml.artifact import Folder
 from core_ml.events import Artifact, Done, Event, Failed, Resumed, Stopped, from_line
 from core_ml.recipes import pretrain, sft
@@ -24,6 +27,15 @@ TALK = {
     "sample_tokens": 4,
     "threads": 1,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_float32(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The children multiply in float32 on every machine: rounding to bfloat16 would hide what differs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CORE_ML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        measured.remember("bfloat16 against float32", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,7 @@ class Child:
         return [from_line(line)[0] for line in lines]
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
             if any(at >= step for at, _ in small.curves(self.events()).get("loss", [])):
                 return
@@ -65,7 +77,7 @@ class Child:
 
     def end(self) -> list[Event]:
         try:
-            _, errors = self.process.communicate(timeout=120)
+            _, errors = self.process.communicate(timeout=300)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -87,8 +99,9 @@ def ranks_of(agent: int) -> dict[int, int]:
 
 
 def near(ours: list[tuple[int, float]], theirs: list[tuple[int, float]]) -> bool:
+    """Sums in another order are all that may differ: by 1e-7 in an update, and a little more after some."""
     return [s for s, _ in ours] == [s for s, _ in theirs] and all(
-        abs(a - b) < 0.02 for (_, a), (_, b) in zip(ours, theirs, strict=True)
+        abs(a - b) < 1e-5 for (_, a), (_, b) in zip(ours, theirs, strict=True)
     )
 
 
@@ -143,6 +156,44 @@ def test_shared_training_is_stopped_killed_and_goes_on_alone(inputs: dict[str, P
         assert isinstance(attempt[0], Resumed)
         kept = [event for event in kept if getattr(event, "step", 0) <= attempt[0].step] + attempt[1:]
     assert near(small.curves(kept)["loss"], small.curves(undisturbed)["loss"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_torchrun_starts_lost_ranks_again_where_it_is_asked_to(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """From a shell, where no worker watches."""
+    config = SMALL | {"steps": 60, "save_every": 0}
+    undisturbed = dict(small.curves(Child("pretrain", tmp_path / "whole", inputs, config).end())["loss"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    arguments = ["--config", json.dumps(config), "--out", str(tmp_path / "out")]
+    arguments += ["--inputs", *(f"{k}={v}" for k, v in inputs.items())]
+    printed = tmp_path / "printed"
+    with printed.open("w") as output:
+        agent = subprocess.Popen(
+            [sys.executable, *torchrun, "-m", "core_ml", "pretrain", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Or ranks that are started again find the addresses of those before (torch 2.13).
+            env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while "step 10  loss" not in printed.read_text():
+            assert time.monotonic() < deadline and agent.poll() is None, printed.read_text()
+            time.sleep(0.05)
+        os.kill(ranks_of(agent.pid)[1], signal.SIGKILL)
+        assert agent.wait(300) == 0, printed.read_text()
+    finally:
+        if agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
+    text = printed.read_text()
+    again = re.search(r"going on from step (\d+)", text)
+    assert again is not None and int(again[1]) >= 9, text
+    told = {int(step): float(loss) for step, loss in re.findall(r"step (\d+)  loss (\S+)", text)}
+    assert told == {step: pytest.approx(loss, rel=1e-3) for step, loss in undisturbed.items()}
+    Folder(tmp_path / "out/checkpoint").verify()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
