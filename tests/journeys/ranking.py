@@ -16,6 +16,7 @@ def signed_in(running: Lab, chromium, **options):
     """A browser of its own, signed in, that remembers what went wrong in its pages."""
     context = chromium.new_context(**{"base_url": running.url, "viewport": {"width": 1280, "height": 900}, **options})  # fmt: skip
     context.set_default_timeout(15_000)
+    context.set_default_navigation_timeout(60_000)  # a lab that has just started may share its machine
     context.wrong = []
     context.on("weberror", lambda told: context.wrong.append(str(told.error)))
     context.on("dialog", lambda dialog: (context.wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))

@@ -21,6 +21,7 @@
   };
   // Read apart from the page, where nothing runs or loads, and then moved into it.
   const show = (node, html) => node.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
   const flat = () => order.flat();
   const n = () => task?.completions.length || 0;
   const state = () => JSON.stringify([order, last, bad, flags, marks]);
@@ -35,7 +36,7 @@
     const id = task.id;
     used = false;
     renewed = performance.now();
-    try { await outbox.post(`tasks/${id}/lease`); } catch (error) { if (error.status === 409 && task?.id === id) say(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`); }
+    try { await outbox.post(`tasks/${id}/lease`); } catch (error) { if (error.status === 409 && task?.id === id) say(sentence(error.message)); }
   }
   setInterval(renew, RENEW);
   for (const kind of ["keydown", "pointerdown", "pointermove", "scroll", "input"]) addEventListener(kind, () => { used = true; }, { capture: true, passive: true });
@@ -223,7 +224,7 @@
       const refused = await outbox.flush(all);
       tries = 0;
       form.classList.remove("waits");
-      await next(refused[0] ? `${refused[0]}. It is kept in this browser, see above.` : words, refused.length > 0);
+      await next(refused[0] ? "Not taken: it is kept in this browser." : words, refused.length > 0);
       drawHeld();
     } catch (error) {
       if (!error.lost) throw error;
@@ -244,9 +245,9 @@
   // Rankings that the lab refused: shown with the reason, to be sent again or taken home. Only what was taken home can go.
   const held = document.getElementById("held");
   function drawHeld() {
-    const kept = outbox.held(), n = kept.length, reasons = [...new Set(kept.map((entry) => entry.refused))].join("; ");
+    const kept = outbox.held(), n = kept.length, reasons = [...new Set(kept.map((entry) => sentence(entry.refused)))].join(" ");
     held.hidden = !n;
-    held.querySelector("p").textContent = n ? `${n === 1 ? "One ranking was" : `${n} rankings were`} not taken: ${reasons}. ${n === 1 ? "It is" : "They are"} kept in this browser.` : "";
+    held.querySelector("p").textContent = n ? `${n === 1 ? "One ranking was" : `${n} rankings were`} not taken, and ${n === 1 ? "is" : "are"} kept in this browser. ${reasons}` : "";
   }
   function takeHome() {
     const rows = outbox.held().map(({ task, body, at, submission, refused }) => JSON.stringify({ project: data.project, task, submission, handed_in: new Date(at).toISOString(), refused, ...body }));
