@@ -148,7 +148,9 @@ def test_a_ranking_that_a_closed_project_refuses_stays_in_the_browser(running: L
     running.api.post(f"/labeling/projects/{made}/close").raise_for_status()
     page.keyboard.press("Enter")
     held = page.locator("#held")
-    playwright.expect(held).to_contain_text("One ranking was not taken, and is kept in this browser. This project is closed")
+    playwright.expect(held).to_contain_text(
+        "One ranking was not taken, and is kept in this browser. This project is closed"
+    )
     page.reload()
     playwright.expect(held).to_contain_text("is kept in this browser")
     playwright.expect(held.get_by_role("button", name="Take off the list")).to_be_hidden()
