@@ -34,7 +34,12 @@ def _compiled_rows() -> Any:
 
 
 def compile_blocks(model: GPT) -> None:
-    """From here on, training passes of whole causal windows run compiled; everything else as before."""
+    """From here on, training passes of whole causal windows run compiled; everything else as before.
+
+    So fine-tuning does not compile its packed rows, whose mask is their own: on a processor it saved 11 % of an update
+    (230 instead of 259 ms for 1,024 tokens of 0.9 million parameters, one core beside other work) for 13 s of
+    compiling, which a run earns back after some 440 updates.
+    """
     _execute(model, compiled=True, recomputed=is_recomputed(model))
 
 
