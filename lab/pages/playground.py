@@ -18,6 +18,8 @@ from lab.queries import artifacts, lineage, served
 from lab.templatetags.lab import stone
 
 MAX_MODELS = 60
+MORE = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop")
+"""Ways of sampling that are folded away; an empty one is not asked for."""
 BEYOND = {"file": "GGUF", "address": "elsewhere"}
 
 
@@ -25,6 +27,7 @@ def playground(request: HttpRequest) -> HttpResponse:
     models = [_described(one) for one in speakers()[:MAX_MODELS]] + _beyond()
     known = [model["id"] for model in models]
     chosen = [id for id in request.GET.getlist("model") if id in known][:2] or known[:1]
+    more = {name: request.GET.get(name, "")[:5000] for name in MORE}
     context = {
         "section": "playground",
         "stage": "assistant",
@@ -39,6 +42,7 @@ def playground(request: HttpRequest) -> HttpResponse:
             "max_tokens": request.GET.get("max_tokens", "64"),
             "seed": request.GET.get("seed", "37"),
         },
+        "more": more | {"open": any(more.values())},
         "script": {"models": models, "search": reverse("playground_search")},
     }
     return render(request, "playground/playground.html", context)

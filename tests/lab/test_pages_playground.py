@@ -33,6 +33,13 @@ def test_models_that_speak_are_offered_with_what_the_script_must_know(browser, m
     assert "&lt;b&gt;</textarea>" in page
 
 
+def test_ways_of_sampling_are_folded_away_until_a_link_names_one(browser, model):
+    assert '<details class="small"><summary>More' in browser().get("/playground").content.decode()
+    page = browser().get("/playground?min_p=0.1&stop=%3Cend%3E").content.decode()
+    assert '<details class="small" open><summary>More' in page
+    assert re.search(r'name="min_p"[^>]* value="0.1"', page) and "&lt;end&gt;</textarea>" in page
+
+
 def test_reward_models_do_not_speak(browser, model):
     model.role = "reward"
     model.save()

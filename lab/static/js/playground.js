@@ -8,6 +8,7 @@
   const rivals = document.getElementById("rivals"), find = document.getElementById("find"), found = document.getElementById("found");
   const tree = { box: document.getElementById("tree"), drawn: document.getElementById("tree-drawn"), list: document.getElementById("tree-list") };
   const [go, seeds, stop, fresh] = ["go", "seeds", "stop", "new"].map((name) => form.querySelector(`[data-${name}]`));
+  const MORE = ["top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"];
   const N_RIVALS = 8, STEPS = [0.5, 1.2, 2.2, 3.5, 5.5];
   let mode = "completion", sides = [], active = 0, opened = null;
 
@@ -24,7 +25,11 @@
   const percent = (logprob) => { const share = 100 * Math.exp(logprob); return `${share >= 10 ? share.toFixed(0) : share >= 0.1 ? share.toFixed(1) : "<0.1"} %`; };
   const seen = (text) => text.replace(/\n/g, "↵");
   const say = (text) => { document.getElementById("play-said").textContent = text; };
-  const settings = () => Object.fromEntries(["temperature", "top_p", "max_tokens", "seed"].map((name) => [name, Number(form.elements[name].value)]));
+  // What is folded away is sent only where it says something: not every server knows it.
+  const settings = () => {
+    const fields = form.elements, said = MORE.filter((name) => fields[name].value !== ""), stops = fields.stop.value.split("\n").filter(Boolean).map((text) => text.replaceAll("\\n", "\n"));
+    return { ...Object.fromEntries(["temperature", "top_p", "max_tokens", "seed", ...said].map((name) => [name, Number(fields[name].value)])), ...(stops.length ? { stop: stops } : {}) };
+  };
 
   // One side is one model: its tree of continuations, in a chat also the turns before.
   function side(id, i) {
@@ -189,6 +194,7 @@
 
   function remember() {
     const query = new URLSearchParams({ mode, prompt: form.elements.prompt.value, ...settings() });
+    if (query.has("stop")) query.set("stop", form.elements.stop.value);
     for (const one of sides) query.append("model", one.id);
     const link = `?${query}`;
     history.replaceState(null, "", link.length < 4000 ? link : location.pathname);
@@ -328,6 +334,7 @@
   const grow = () => { const area = form.elements.prompt; area.style.blockSize = "auto"; area.style.blockSize = `${Math.min(280, area.scrollHeight + 2)}px`; };
   form.elements.prompt.addEventListener("input", grow);
   form.addEventListener("submit", (event) => { event.preventDefault(); begin(); });
+  form.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
   form.addEventListener("change", (event) => {
     if (["model", "second"].includes(event.target.name)) { build(); setMode(mode); }
     if (event.target.name === "shade") columns.classList.toggle("plain", !event.target.checked);
