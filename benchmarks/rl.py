@@ -237,6 +237,7 @@ class Worker:
             options.folder,
         ]
         command += ["--threads", options.threads, "--data", options.data]
+        command += ["--quick"] if options.quick else []
         command += ["--micro", options.micro] if options.micro else []
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
         self.process = subprocess.Popen(
@@ -266,7 +267,7 @@ def compare(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
         for name in (*peers, "ours"):  # ours begins when TRL's first step lies there to be compared with
             workers.append(Worker(name, case, options))
             workers[-1].step()
-        for _ in range(options.rounds + WARM_UP - 1):
+        for _ in range(options.rounds + options.warm_up - 1):
             facts = [worker.step() for worker in workers]
             if any(fact != facts[0] for fact in facts):
                 raise SystemExit(f"{case.name}: the sides do not do the same: {facts}")
@@ -275,7 +276,7 @@ def compare(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
             worker.end()
     if case.is_rl and facts[0]["lengths"] != [NEW]:
         raise SystemExit(f"{case.name}: answers of {facts[0]['lengths']} tokens, not of {NEW}")
-    times = {worker.name: worker.seconds[WARM_UP:] for worker in workers}
+    times = {worker.name: worker.seconds[options.warm_up :] for worker in workers}
     speeds = {name: case.per_step / statistics.median(taken) for name, taken in times.items()}
     told = "; ".join(f"{name} {speed:,.1f}" for name, speed in speeds.items())
     print(f"{case.what} {case.name}: {told} a second", file=sys.stderr)
@@ -304,7 +305,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one case of rollouts and one of pairs, one round, one peer, for CI",
+        help="two layers, one case of rollouts and one of pairs, one round, one peer, for CI",
     )
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
@@ -318,8 +319,10 @@ def main() -> int:
         serve(options.serve, options)
         return 0
     cases = [case for case in CASES if not options.cases or case.name in options.cases.split(",")]
+    options.warm_up = WARM_UP
     if options.quick:
-        options.rounds, cases = 1, cases[1::2] if len(cases) > 1 else cases
+        options.rounds, options.warm_up = 1, 1
+        cases = cases[1::2] if len(cases) > 1 else cases
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         write_models(options.folder, Setting(options.folder, options.data).tokenizer)
