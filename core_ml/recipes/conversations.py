@@ -222,7 +222,7 @@ RECIPE = Recipe(
         Preset(
             "tour",
             "Tour",
-            "50,000 conversations: one to two minutes of training. With 30,000 half of the sums are still wrong.",
+            "50,000 conversations: two minutes of training. With 35,000 two thirds of held-out problems are solved, not five in six.",
         ),
         Preset(
             "tiny",
