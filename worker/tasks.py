@@ -98,15 +98,23 @@ def _tell_engine() -> None:
 
 def _sweep_for_ever() -> None:
     while not leaving():
-        try:
-            close_old_connections()
-            claims.sweep()
-            tours.advance()
-            labeling.take_scores()
-            arena.take_verdicts()
-            _wake_labeler()
-            _tell_engine()
-        except Exception:
-            # The sweep is what mends everything else: it outlives a database or a queue that is away.
-            logger.exception("the sweep will try again")
+        sweep()
         time.sleep(SWEEP_EVERY)
+
+
+def sweep() -> None:
+    """One round of what nobody is asked for. Each duty is tried whatever became of the others: the sweep is what mends
+    everything else, and outlives a database or a queue that is away, or one run whose files are lost."""
+    for duty in (
+        close_old_connections,
+        claims.sweep,
+        tours.advance,
+        labeling.take_scores,
+        arena.take_verdicts,
+        _wake_labeler,
+        _tell_engine,
+    ):
+        try:
+            duty()
+        except Exception:
+            logger.exception("the sweep will try again")
