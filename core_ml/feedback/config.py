@@ -1,6 +1,6 @@
 """The settings of reinforcement learning from human feedback, readable without torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -16,6 +16,17 @@ OWN: dict[str, dict[str, str]] = {
     "ppo": {"reward_scale": "none", "kl_in": "reward"},
 }
 """What each algorithm means by an empty field."""
+GradClip = Annotated[
+    float,
+    setting(
+        1.0,
+        "Longest gradient (Pascanu et al. 2013, arXiv:1211.5063); 1 as for GPT-3 (Brown et al. 2020, appendix B).",
+        group=OPTIMIZER,
+        gt=0,
+        le=1000,
+    ),
+]
+"""Of practice and of reward models alike."""
 
 
 class RlhfConfig(RecipeConfig):
@@ -219,13 +230,7 @@ class RlhfConfig(RecipeConfig):
         ge=0,
         le=1,
     )
-    grad_clip: float = setting(
-        1.0,
-        "Longest gradient (Pascanu et al. 2013, arXiv:1211.5063); 1 as for GPT-3 (Brown et al. 2020, appendix B).",
-        group=OPTIMIZER,
-        gt=0,
-        le=1000,
-    )
+    grad_clip: GradClip = 1.0
     spike: float | None = setting(
         20.0,
         "Updates whose gradient is so many usual spreads longer than the usual are passed over; three in a row send "

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from core_ml.config import RecipeConfig, setting
+from core_ml.feedback.config import GradClip
 from core_ml.training.config import (
     OPTIMIZER,
     REPORTS,
@@ -125,13 +126,7 @@ class RewardConfig(RecipeConfig):
         ge=0,
         le=1,
     )
-    grad_clip: float = setting(
-        1.0,
-        "Longest gradient (Pascanu et al. 2013, arXiv:1211.5063); 1 as for GPT-3 (Brown et al. 2020, appendix B).",
-        group=OPTIMIZER,
-        gt=0,
-        le=1000,
-    )
+    grad_clip: GradClip = 1.0
     ema: Ema = None
     spike: Spike = 10.0
     eval_every: int = setting(
