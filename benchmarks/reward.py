@@ -279,7 +279,7 @@ def told(name: str, groups: list[Group], runs: dict[str, list[Scores]]) -> list[
                 "ours": round(shares[ours].value, 4),
                 "peer": round(shares[peer].value, 4),
                 "peer_name": peer,
-                "ratio": round(shares[ours].value / shares[peer].value, 3),
+                "ratio": round(shares[ours].value / shares[peer].value, 3) if shares[peer].value else None,
                 "goal": 1.0,
                 "met": shares[ours].value >= shares[peer].value,
             }

@@ -107,7 +107,7 @@ class Batch:
 
     def _echo(self, row: Row) -> None:
         """Give out the prompt, each token with its log-probability when that is asked for."""
-        starts = offsets(map(self._data, row.prompt))
+        starts = offsets(map(self._data, row.prompt), row.n_unsaid)
         # Nothing comes before the first token that could have foretold it.
         tokens = [Token(row.prompt[0], None, (), starts[0])]
         if row.scores_prompt:

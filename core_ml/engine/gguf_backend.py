@@ -24,9 +24,10 @@ from core_ml.engine.address_backend import begin_remote
 from core_ml.engine.backend import Job, Piece, Rival, Token
 from core_ml.engine.errors import bad_request
 from core_ml.engine.gathered import Gathered
-from core_ml.engine.prompts import prompts_of, room, spelled, written
+from core_ml.engine.prompts import prompts_of, room, spelled, unsaid, written
 from core_ml.engine.remote import Endpoint, Remote
 from core_ml.engine.schemas import BEYOND
+from core_ml.engine.text import offsets, said
 from core_ml.engine.tools import CallReader, schema_of_call
 from core_ml.errors import UserError
 from core_ml.exchange import gguf_tokenizer
@@ -171,7 +172,8 @@ class GgufBackend:
                 body = ({} if call is None else {"json_schema": call}) | self._body(
                     job, prompts[place], rooms[place], random.Random(f"{seed}:{choice}")
                 )
-                reader = _Reader(choice, job, echoed, self.ends)
+                n_unsaid = 0 if self.tokenizer is None else unsaid(job, self.tokenizer)
+                reader = _Reader(choice, job, echoed, self.ends, n_unsaid)
                 async for event in self.remote.stream("/completion", body):
                     yield (piece := reader.take(event))
                     if piece.finish_reason is not None:
@@ -232,16 +234,15 @@ class GgufBackend:
         """The prompt's text, and what llama.cpp thought of each of its tokens where that is asked for."""
         told = await self.remote.post("/detokenize", {"tokens": prompt[n_hidden:]})
         text = told["content"] if self.tokenizer is None else self.tokenizer.decode(prompt)
+        spelt = [await self._data(id) for id in prompt]
+        starts = offsets(spelt, 0 if self.tokenizer is None else self.tokenizer.dropped[0])
         tokens: list[Token] = []
-        at = 0
         for place in range(n_hidden, len(prompt)):
-            id = prompt[place]
-            data = await self._data(id)
+            id, data, at = prompt[place], spelt[place], starts[place]
             token = Token(id, None, (), at, written(data), data)
             if job.top_logprobs is not None and place:
                 token = await self._thought(prompt[:place], id, job.top_logprobs, at)
             tokens.append(token)
-            at += len(data.decode("utf-8", "ignore"))
         return Piece(choice, text, tokens)
 
     async def _data(self, id: int) -> bytes:
@@ -254,7 +255,8 @@ class GgufBackend:
         """llama.cpp tells no log-probabilities of a prompt: made to say its tokens one by one, it does."""
         body = {"prompt": before, "n_predict": 1, "temperature": 0, "samplers": ["temperature"], "n_probs": max(1, n_top),
                 "logit_bias": [[id, FORCED]], "return_tokens": True, "stream": False, "id_slot": 0}  # fmt: skip
-        told = (await self.remote.post("/completion", body))["completion_probabilities"]
+        # It leaves the list out where the token ends in the middle of a character.
+        told = (await self.remote.post("/completion", body)).get("completion_probabilities")
         return _token(told[0], n_top, at) if told else Token(id, None, (), at)
 
     @property
@@ -268,8 +270,8 @@ class GgufBackend:
 class _Reader:
     """Reads llama.cpp's events of one completion."""
 
-    def __init__(self, choice: int, job: Job, offset: int, ends: frozenset[int]) -> None:
-        self.choice, self.job, self.ends = choice, job, ends
+    def __init__(self, choice: int, job: Job, offset: int, ends: frozenset[int], n_unsaid: int) -> None:
+        self.choice, self.job, self.ends, self._n_unsaid = choice, job, ends, n_unsaid
         self.n_tokens = 0
         self._n_chars = offset
 
@@ -277,6 +279,7 @@ class _Reader:
         text, ids = str(event.get("content", "")), event.get("tokens", [])
         self.n_tokens = int(event.get("tokens_predicted", self.n_tokens))
         tokens = self._tokens(ids, event.get("completion_probabilities") or [])
+        text, self._n_unsaid = said(text, self._n_unsaid)
         self._n_chars += len(text)
         reason: Any = None
         if event.get("stop"):
@@ -287,7 +290,7 @@ class _Reader:
 
     def _tokens(self, ids: list[int], told: list[dict[str, Any]]) -> list[Token]:
         """Each token that came. llama.cpp tells no log-probability of one that ends in the middle of a character."""
-        at, tokens, n_top = self._n_chars, [], self.job.top_logprobs
+        at, tokens, n_top, n_unsaid = self._n_chars, [], self.job.top_logprobs, self._n_unsaid
         entries = iter(told)
         entry = next(entries, None)
         for id in ids:
@@ -295,7 +298,8 @@ class _Reader:
                 tokens.append(Token(id, None, (), at))
                 continue
             tokens.append(token := _token(entry, n_top, at))
-            at += len((token.data or b"").decode("utf-8", "ignore"))
+            text, n_unsaid = said((token.data or b"").decode("utf-8", "ignore"), n_unsaid)
+            at += len(text)
             entry = next(entries, None)
         return tokens
 

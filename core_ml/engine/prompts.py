@@ -49,6 +49,14 @@ def _conversation(job: Job, tokenizer: Tokenizer) -> tuple[list[int], str | None
         raise bad_request(error.message, "messages") from None
 
 
+def unsaid(job: Job, tokenizer: Tokenizer) -> int:
+    """How many spaces at the beginning of its completions a rule of the tokenizer wrote, as before every text.
+
+    What goes on from a text has none such: its spaces part it from what came before.
+    """
+    return 0 if job.messages is None or job.continue_final_message else tokenizer.dropped[0]
+
+
 def room(n_prompt: int, job: Job, context: int) -> int:
     """How many tokens one completion may have. Raises ApiError when they do not fit the context."""
     chat = job.messages is not None

@@ -24,6 +24,8 @@ class Row(sampler.Row):
     """The prompt's text, when it is to stand before the completion."""
     n_hidden: int = 0
     """Tokens at the beginning of the prompt that the client did not write (`<|bos|>`)."""
+    n_unsaid: int = 0
+    """Spaces at the beginning of the prompt that a rule of the tokenizer wrote."""
     cancelled: bool = False
 
     def __post_init__(self) -> None:

@@ -7,14 +7,25 @@ from collections.abc import Iterable, Sequence
 from core_ml.engine.backend import Token
 
 
-def offsets(tokens: Iterable[bytes]) -> list[int]:
-    """Where each token begins in the text that they make together, in characters."""
+def offsets(tokens: Iterable[bytes], n_unsaid: int = 0) -> list[int]:
+    """Where each token begins in the text that they make together, in characters.
+
+    Args:
+        n_unsaid: so many spaces at its beginning are no part of it: a rule of the tokenizer wrote them.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     starts, n = [], 0
     for data in tokens:
         starts.append(n)
-        n += len(decoder.decode(data))
+        text, n_unsaid = said(decoder.decode(data), n_unsaid)
+        n += len(text)
     return starts
+
+
+def said(text: str, n_unsaid: int) -> tuple[str, int]:
+    """A piece of a text less the spaces at its beginning that are no part of it, and how many may yet come."""
+    n = min(n_unsaid, len(text) - len(text.lstrip(" ")))
+    return text[n:], n_unsaid - n if n == len(text) else 0
 
 
 class TextStream:
@@ -23,13 +34,14 @@ class TextStream:
     Args:
         stop: strings that end the text; they and what follows are not given out.
         offset: characters that stand before this text (an echoed prompt).
+        n_unsaid: spaces at its beginning that a rule of the tokenizer wrote, and not the model.
 
     A token may be half a character and a stop string may span tokens, so both are held back until they are
     decided. A token is given out with its first character.
     """
 
-    def __init__(self, stop: Sequence[str] = (), offset: int = 0) -> None:
-        self._stop, self._offset = tuple(stop), offset
+    def __init__(self, stop: Sequence[str] = (), offset: int = 0, n_unsaid: int = 0) -> None:
+        self._stop, self._offset, self._n_unsaid = tuple(stop), offset, n_unsaid
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._given = 0
@@ -40,7 +52,8 @@ class TextStream:
         """Text and tokens that are certain now. When a stop string was completed, `stopped` is true after it."""
         start = self._given + len(self._held)
         self._tokens.append(Token(token.id, token.logprob, token.top, self._offset + start))
-        self._held += self._decoder.decode(data)
+        text, self._n_unsaid = said(self._decoder.decode(data), self._n_unsaid)
+        self._held += text
         return self._release()
 
     def finish(self) -> tuple[str, list[Token]]:

@@ -17,7 +17,7 @@ from core_ml.engine.backend import Job, Piece
 from core_ml.engine.batch import Batch
 from core_ml.engine.errors import ApiError, bad_request
 from core_ml.engine.loop import Loop
-from core_ml.engine.prompts import prompts_of, room, spelled
+from core_ml.engine.prompts import prompts_of, room, spelled, unsaid
 from core_ml.engine.rows import Row
 from core_ml.engine.schemas import BEYOND
 from core_ml.engine.text import TextStream
@@ -79,12 +79,13 @@ class TorchBackend:
                         how=how,
                         max_new_tokens=max_new_tokens,
                         draws=random.Random(f"{seed}:{choice}"),
-                        text=TextStream(job.stop, len(echo or "")),
+                        text=TextStream(job.stop, len(echo or ""), unsaid(job, self.tokenizer)),
                         emit=generation.emit,
                         owner=job.client or generation,
                         top_logprobs=job.top_logprobs,
                         echo=echo,
                         n_hidden=n_hidden[place],
+                        n_unsaid=self.tokenizer.dropped[0],
                         constraint=constraint and constraint.copy(),
                     )
                 )

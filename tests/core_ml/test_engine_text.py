@@ -50,6 +50,22 @@ def test_offsets_count_characters_and_a_half_character_begins_where_the_whole_do
     assert [token.offset for token in tokens] == [0, 1, 1, 2]
 
 
+def test_a_space_that_the_rules_wrote_is_no_part_of_a_text_and_moves_no_token() -> None:
+    assert offsets([b"", b" ", b" a", b" b"], 1) == [0, 0, 0, 2]
+    assert offsets([b"a", b" b"], 1) == [0, 1]
+    for parts in ([b" a", b" b"], [b" ", b"a", b" b"]):
+        stream = TextStream(offset=3, n_unsaid=1)
+        given_out = [stream.feed(Token(id, 0.0), part) for id, part in enumerate(parts)]
+        assert "".join(text for text, _ in given_out) == "a b"
+        assert [token.offset for _, tokens in given_out for token in tokens] == [
+            3,
+            *[3] * (len(parts) - 2),
+            4,
+        ]
+    kept = TextStream(n_unsaid=1)
+    assert [kept.feed(Token(id, 0.0), part)[0] for id, part in enumerate([b"a", b" b"])] == ["a", " b"]
+
+
 @given(st.lists(st.binary(max_size=4), max_size=12), st.lists(st.text(min_size=1, max_size=3), max_size=2))
 def test_however_the_bytes_are_cut_the_text_is_that_of_the_whole(parts: list[bytes], stop: list[str]) -> None:
     texts, tokens, stopped = streamed(parts, stop)
