@@ -15,7 +15,7 @@ from core_ml.model.attention import capped
 
 CHUNK = 512  # rows; more leave a processor's cache, fewer make small products
 
-Rows = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
+Rows = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor, Tensor]]
 
 
 def linear_nll(
@@ -52,12 +52,13 @@ def nll(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None =
 
 def nll_and_grads(
     logits: Tensor, targets: Tensor, weights: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted sum of the rows' negative log-likelihoods, and its gradient by the logits, from one pass.
 
     Args:
         logits: (N, V) as the product gave them, before any softcap; targets: (N,) int64; weights: (N,) float32.
-    Returns: () float32, and (N, V) in the type of the logits.
+    Returns: () float32; (N, V) the gradient, but for the targets; and (N,) what belongs there: to write that in
+        between would part the pass in two when it is compiled. Both in the type of the logits.
     """
     z = capped(logits.float(), softcap)
     highest = z.amax(-1, keepdim=True)
@@ -65,10 +66,11 @@ def nll_and_grads(
     total = e.sum(-1, keepdim=True)
     target = z.gather(1, targets[:, None])
     by = weights[:, None]
-    grad = (e * (by / total)).scatter(1, targets[:, None], (torch.exp(target - highest) / total - 1) * by)
+    grad, at_target = e * (by / total), (torch.exp(target - highest) / total - 1) * by
     if softcap is not None:
-        grad = grad * (1 - (z / softcap).square())
-    return ((total.log() + highest - target) * by).sum(), grad.to(logits.dtype)
+        grad, at_target = (g * (1 - (of / softcap).square()) for g, of in ((grad, z), (at_target, target)))
+    loss = ((total.log() + highest - target) * by).sum()
+    return loss, grad.to(logits.dtype), at_target[:, 0].to(logits.dtype)
 
 
 class _LinearNll(Function):
@@ -83,7 +85,9 @@ class _LinearNll(Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
             total = torch.zeros((), device=hidden.device)
             for part in _chunks(len(targets)):
-                loss, grad = rows(x[part] @ low.T, targets[part], weights[part], softcap)
+                loss, grad, at_target = rows(x[part] @ low.T, targets[part], weights[part], softcap)
+                # Not `scatter_`, which copies the whole.
+                grad[torch.arange(len(grad), device=grad.device), targets[part]] = at_target
                 total += loss
                 torch.mm(grad, low, out=grad_hidden[part])
                 if grad_weight is not None:
