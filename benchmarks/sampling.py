@@ -14,14 +14,14 @@ Each side is a process; they take turns, and a ratio is the median over the roun
 6 heads, vocabulary 4,096, Llama-like. Different prompts have 32 tokens and the shared one 128; 128 are sampled at
 temperature 1. Fails when greedy tokens of ours and of `transformers` or litgpt differ by more than rounding can.
 
-Last measured on one Zen 5 core (AVX-512 with bfloat16, 420 GFLOP/s in it), the suite at work on the other; tokens/s of
-ours, compiled where that is quicker, and of the best peer: one row 680 against 227 of the best on PyTorch (3.0; goal 2;
-llama.cpp 1,114), 8 prompts 2,709 against llama.cpp's 1,123 (2.3; goal 2), 64 prompts 5,384 against 1,693 (3.2; goal 2),
-64 rollouts of one prompt 4,411 against 1,337 (3.3; goal 3). On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before
-keys and values were stored without gaps: 157 against 79 (2.0), 434 against 308 (1.4), 677 against 444 (1.5) and 776
-against 612 (1.3); there products alone take 70 % of a step of 64 rows, at nine tenths of the ceiling. Those are without
-litgpt; with it, on a Zen 1 core that much other work shared (two rounds, all sides three times slower): one row 52
-against litgpt's 30 (1.7; `transformers` 26, nanochat 28), 8 prompts 194 against llama.cpp's 90 (2.2; litgpt 76).
+Last measured on one core of a quiet Zen 4 (AVX-512 with bfloat16), three rounds; tokens/s of ours, compiled where that is
+quicker, and of the best peer: one row 414 against litgpt's 150 (3.0; goal 2; llama.cpp 490), 8 prompts 1,417 against
+llama.cpp's 699 (2.2; goal 2), 64 prompts 3,112 against 1,210 of `transformers` (2.6; goal 2), 64 rollouts of one prompt
+SHARED
+On one Zen 5 core, without litgpt: 680 against 227 (3.0), 2,709 against llama.cpp's 1,123 (2.3), 5,384 against 1,693 (3.2),
+4,411 against 1,337 (3.3). On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before keys and values were stored without
+gaps: 157 against 79 (2.0), 434 against 308 (1.4), 677 against 444 (1.5) and 776 against 612 (1.3); there products alone
+take 70 % of a step of 64 rows, at nine tenths of the ceiling.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def ours(name: str, options: argparse.Namespace) -> Side:
     from core_ml.sampling.generate import generate
 
     if "compiled" in name:
-        compiled.pays = lambda step, n, n_steps: True  # type: ignore[assignment]
+        compiled.pays = lambda step, n, n_steps, shared: True  # type: ignore[assignment]
     model = network()
 
     def side(prompts: list[list[int]], n: int, greedy: bool, seed: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ A field states its bounds by pydantic's own means and its place on the form by `
 group of the form that it is folded into (`None` keeps it in view, for the few fields that matter).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,3 +42,15 @@ def setting(
         if value is not None
     }
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)
+
+
+Threads = Annotated[
+    int | None,
+    setting(
+        None,
+        "Processor threads; by default all cores but one, which serves the pages.",
+        group="Machine",
+        ge=1,
+        le=1024,
+    ),
+]

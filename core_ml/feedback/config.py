@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.training.config import KeepEvery, SaveEvery
 
 REWARD, PULL, OPTIMIZER, PPO, GOLD, REPORTS, MACHINE = (
@@ -313,9 +313,7 @@ class RlhfConfig(RecipeConfig):
         2, "Newest saved states that are kept, beside that of the best look.", group=MACHINE, ge=2, le=1000
     )
     keep_every: KeepEvery = None
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group=MACHINE, ge=1, le=256
-    )
+    threads: Threads = None
 
     @model_validator(mode="after")
     def _has_a_gradient(self) -> Self:

@@ -2,7 +2,7 @@
 
 from pydantic import field_validator
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.evaluation import judge_prompt
 
 PROMPT, ASKING = "Prompt", "Asking"
@@ -62,9 +62,7 @@ class JudgeConfig(RecipeConfig):
         8, "Battles that a server is asked about at a time.", group=ASKING, ge=1, le=256
     )
     seed: int = setting(0, "Which groups and pairs are drawn.", ge=0, le=2**31 - 1)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
     @field_validator("template")
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.feedback.config import GradClip
 from core_ml.training.config import (
     OPTIMIZER,
@@ -14,7 +14,6 @@ from core_ml.training.config import (
     Recompute,
     SaveEvery,
     Spike,
-    Threads,
 )
 
 MODEL = "Model"

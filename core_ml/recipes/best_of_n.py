@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.events import Event, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -31,9 +31,7 @@ class BestOfNConfig(RecipeConfig):
         "is given, else rankings, else the rule.",
     )
     seed: int = setting(0, "Which prompts are drawn, and the draws of the answers.", ge=0, le=2**31 - 1)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
 
 def run(config: BestOfNConfig, workspace: Workspace) -> Iterator[Event]:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.errors import UserError
 from core_ml.events import Event, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
@@ -39,9 +39,7 @@ class EvaluateConfig(RecipeConfig):
         gt=0,
         le=0.5,
     )
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
 
 def run(config: EvaluateConfig, workspace: Workspace) -> Iterator[Event]:

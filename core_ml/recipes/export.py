@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.events import Event, Figure, Log, Metric, Progress, Resumed, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -39,9 +39,7 @@ class ExportConfig(RecipeConfig):
     val_share: float = setting(
         0.05, "Share of the text that pretraining kept for validation.", group=MEASURING, gt=0, le=0.5
     )
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
 
 def run(config: ExportConfig, workspace: Workspace) -> Iterator[Event]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from core_ml import ranks
 from core_ml.errors import UserError
-from core_ml.events import Event, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Metric, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.config import CORE_FLOPS, PretrainConfig
 from core_ml.training.report import figure, findings
@@ -65,10 +65,19 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     notes: dict[str, Any] = {"seconds": 0.0, "curve": []}
 
     n_rows = len(range(ranks.rank(), config.batch_size, ranks.count()))
-    example = torch.zeros(n_rows, config.seq_len + 1, dtype=torch.long)
+    example = torch.zeros(n_rows, config.seq_len + 1, dtype=torch.long, device=target)
+    at_once = device.tokens_at_once(target)
     if config.recompute:
         fast.recompute_blocks(model)
-    compiles = yield from _compiles(config, workspace, model, example)
+    compiles = yield from fast.decide(
+        config.compile,
+        workspace,
+        model,
+        lambda: backward(model, example, at_once),
+        tuple(example.shape),
+        config.steps,
+        sharded=config.shard,
+    )
     if compiles:
         fast.compile_blocks(model)
 
@@ -87,7 +96,7 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     def advance(step: int) -> list[Event]:
         begin = time.perf_counter()
         ids = torch.from_numpy(batches.batch(step, ranks.rank(), ranks.count())).to(target)
-        loss = backward(model, ids, device.tokens_at_once(target), config.batch_size)
+        loss = backward(model, ids, at_once, config.batch_size)
         told = update(step, loss, epochs=step * tokens_per_step / mixture.n_tokens)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds
@@ -153,31 +162,6 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     }
     yield workspace.made("checkpoint", writer.finish(summary))
     yield Summary({**summary, "findings": findings(summary)})
-
-
-def _compiles(
-    config: PretrainConfig, workspace: Workspace, model: Any, ids: Any
-) -> Generator[Event, None, bool]:
-    """Whether to compile: found out once in a run's life, since sums are ordered otherwise in compiled kernels."""
-    from core_ml.model import device
-    from core_ml.training import fast
-    from core_ml.training.loss import backward
-
-    if config.shard:
-        # Not probed: a rank that is timed alone would wait for the others' shares for ever.
-        return config.compile == "on"
-    note = f"compiled-{ranks.rank()}.json"
-    known = workspace.read_json(note)
-    if known is None:
-        ids = ids.to(model.device)
-        at_once = device.tokens_at_once(model.device)
-        yield Progress(0, config.steps, message="finding the quickest way")
-        known = config.compile == "on" or (
-            config.compile == "auto"
-            and fast.pays(model, lambda: backward(model, ids, at_once), tuple(ids.shape), config.steps)
-        )
-        workspace.write_json(note, known)
-    return known
 
 
 def _prompts(validation: Any, tokenizer: Any) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.errors import UserError
 from core_ml.events import Event, Figure, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
@@ -42,9 +42,7 @@ class RolloutsConfig(RecipeConfig):
     frequency_penalty: settings.FrequencyPenalty
     stop: settings.StopStrings
     seed: int = setting(0, "Which prompts are drawn, and how.", ge=0, le=2**31 - 1)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
 
 def run(config: RolloutsConfig, workspace: Workspace) -> Iterator[Event]:

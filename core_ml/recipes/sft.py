@@ -5,13 +5,14 @@ from collections.abc import Generator, Iterator
 from itertools import chain, zip_longest
 from typing import Any, Literal
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.config import (
     DATA,
     OPTIMIZER,
     REPORTS,
+    Compile,
     Cooldown,
     Ema,
     GradClip,
@@ -23,7 +24,6 @@ from core_ml.training.config import (
     SaveEvery,
     ScheduleName,
     Spike,
-    Threads,
     Warmup,
     Weights,
 )
@@ -103,6 +103,7 @@ class SftConfig(RecipeConfig):
     keep_last: KeepLast = 2
     keep_every: KeepEvery = None
     threads: Threads = None
+    compile: Compile = "auto"
     recompute: Recompute = False
     processes: Processes = None
 
@@ -117,7 +118,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.training import fast, lora
     from core_ml.training.conversations import ByLength, Conversations, Packed, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
-    from core_ml.training.loss import masked_backward
+    from core_ml.training.loss import masked_backward, rows_of_a_pass
     from core_ml.training.optim import optimizers
     from core_ml.training.update import Update
 
@@ -147,8 +148,24 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         torch.manual_seed(config.seed)
         adapters = lora.adapt(model, config.lora_rank, config.lora_alpha)
         opts = [torch.optim.AdamW(adapters, config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    at_once = device.tokens_at_once(model.device)
     if config.recompute:
         fast.recompute_blocks(model)
+    # Batches of like length have as many shapes as there are lengths.
+    if config.batching == "packed":
+        first = batches.batch(1).part(ranks.rank(), ranks.count(), model.device)
+        packed = rows_of_a_pass(first.ids, at_once), first.ids.size(1) - 1
+        compiles = yield from fast.decide(
+            config.compile,
+            workspace,
+            model,
+            lambda: masked_backward(model, first.ids, first.mask, first.n_learned, first.segments, at_once),
+            tuple(first.ids.shape),
+            batches.steps,
+            packed,
+        )
+        if compiles:
+            fast.compile_blocks(model, packed)
     questions = _questions(conversations, config.n_samples)
     notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
 
@@ -170,14 +187,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
         batch = batches.batch(step)
         n_tokens, n_learned = batch.ids.numel(), batch.n_learned
         part = batch.part(ranks.rank(), ranks.count(), model.device)
-        loss = masked_backward(
-            model,
-            part.ids,
-            part.mask,
-            n_learned,
-            part.segments,
-            device.tokens_at_once(model.device),
-        )
+        loss = masked_backward(model, part.ids, part.mask, n_learned, part.segments, at_once)
         told = update(step, loss, epochs=step / batches.steps * config.epochs)
         seconds = time.perf_counter() - begin
         notes["seconds"] += seconds

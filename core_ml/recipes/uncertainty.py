@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads
 from core_ml.events import Event, Metric, Progress, Resumed, Sample, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.workspace import Workspace
@@ -19,9 +19,7 @@ N_SAMPLES = 5
 
 
 class UncertaintyConfig(RecipeConfig):
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
 
 
 def run(config: UncertaintyConfig, workspace: Workspace) -> Iterator[Event]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from core_ml import measured
+from core_ml.model.gpt import Cache
 from core_ml.sampling.slots import Slots, Turn
 from core_ml.sampling.step import Step
 
@@ -26,9 +27,13 @@ _steps: Counter[str] = Counter()
 """Made in this process so far: a hundred short jobs are one long one."""
 
 
-def begin(step: Step, n: int, n_steps: int) -> None:
-    """Let the steps of `n` rows run compiled from here on, if that pays for a job of `n_steps`."""
-    if pays(step, n, n_steps):
+def begin(step: Step, n: int, n_steps: int, shared: bool = False) -> None:
+    """Let the steps of `n` rows run compiled from here on, if that pays for a job of `n_steps`.
+
+    Args:
+        shared: whether rows share their prompts, for which there is a graph of its own.
+    """
+    if pays(step, n, n_steps, shared):
         use(step, n)
 
 
@@ -36,41 +41,46 @@ def use(step: Step, n: int) -> None:
     step.compiled = step.products.prepare(n), _run
 
 
-def pays(step: Step, n: int, n_steps: int) -> bool:
+def pays(step: Step, n: int, n_steps: int, shared: bool = False) -> bool:
     """Whether compiling saves more of the steps made so far and to come than it costs: timed and remembered."""
     if step.model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return False
     layers = step.model.config.n_layer
-    what = f"step of {n} rows, {torch.get_num_threads()} threads, {step.dtype}, "
+    what = f"step of {n} rows{' of shared prompts' if shared else ''}, {torch.get_num_threads()} threads, {step.dtype}, "
     what += step.model.config.model_dump_json(exclude_defaults=True)
     _steps[what] += n_steps
     known: dict[str, float] | None = measured.recalled(what)
     if known is None:
         if _steps[what] * MAX_LAYER * layers * LIKELY_GAIN < LIKELY_COMPILING * layers:
             return False  # a quick answer for short jobs
-        if _steps[what] * seconds(step, n) * LIKELY_GAIN < LIKELY_COMPILING * layers:
+        if _steps[what] * seconds(step, n, shared) * LIKELY_GAIN < LIKELY_COMPILING * layers:
             return False
-        known = measured.remember(what, probe(step, n))
+        known = measured.remember(what, probe(step, n, shared))
     return _steps[what] * (known["eager"] - known["compiled"]) > known["compiling"]
 
 
-def probe(step: Step, n: int) -> dict[str, float]:
+def probe(step: Step, n: int, shared: bool = False) -> dict[str, float]:
     """Seconds of a step both ways, and of compiling."""
-    found = {"eager": seconds(step, n)}
+    found = {"eager": seconds(step, n, shared)}
     begin = time.perf_counter()
     use(step, n)
     try:
-        found["compiled"] = seconds(step, n)
+        found["compiled"] = seconds(step, n, shared)
     finally:
         step.compiled = None
     return found | {"compiling": time.perf_counter() - begin}
 
 
-def seconds(step: Step, n: int, n_steps: int = 8) -> float:
+def seconds(step: Step, n: int, shared: bool = False, n_steps: int = 8) -> float:
     """The quickest of some steps of n rows, after two to warm up."""
     step.products.prepare(n)
     slots = Slots(step.model.config, step.dtype, step.model.device)
-    slots.lengths = [min(PROBED_LENGTH, step.model.config.max_seq_len - n_steps - 3)] * n
+    length = min(PROBED_LENGTH, step.model.config.max_seq_len - n_steps - 3)
+    if shared:
+        prompt = Cache(step.model, 1, length)
+        slots.add_sharing(prompt, 0, length, n)
+    else:
+        slots.lengths = [length] * n
     best = float("inf")
     for number in range(n_steps + 2):
         begin = time.perf_counter()
@@ -89,7 +99,11 @@ def _run(step: Step, ids: Tensor, keys: list[Tensor], values: list[Tensor], turn
     # Told which sizes change from step to step, the compiler makes one graph and not one for each.
     for tensor in (turn.bias, turn.windowed):
         torch._dynamo.maybe_mark_dynamic(tensor, 2)
-    for tensor in (*keys, *values):
+    prompts: list[Tensor] = []
+    if turn.seats is not None:
+        prompts = [*turn.seats.keys, *turn.seats.values, turn.seats.bias]
+        torch._dynamo.maybe_mark_dynamic(turn.seats.rows, 0)
+    for tensor in (*keys, *values, *prompts):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
         torch._dynamo.maybe_mark_dynamic(tensor, 2)
     logits: Tensor = _network()(step, ids, keys, values, turn)

@@ -155,13 +155,17 @@ class Sampler(Generic[R]):
             self.rows[index] = last
 
     @computing
-    def expect(self, n_rows: int, n_steps: int) -> None:
-        """Make ready for what is known to come: room, matrices laid out, and a compiled step if that pays."""
+    def expect(self, n_rows: int, n_steps: int, n_of_a_prompt: int = 1) -> None:
+        """Make ready for what is known to come: room, matrices laid out, and a compiled step if that pays.
+
+        Args:
+            n_of_a_prompt: how many rows the most frequent prompt has.
+        """
         self.slots.reserve(n_rows)
         if n_steps > 2 * PACK_AFTER:
             self._step.products.prepare(n_rows)
         if self.kept is None:  # a compiled step keeps nothing
-            compiled.begin(self._step, n_rows, n_steps)
+            compiled.begin(self._step, n_rows, n_steps, self._shares(n_of_a_prompt))
 
     @computing
     def rest(self) -> None:
@@ -209,13 +213,16 @@ class Sampler(Generic[R]):
 
     def _seat(self, rows: list[R], cache: Cache, number: int) -> None:
         """Let rows of one prompt join. What is kept for later needs each row whole, and so does a window."""
-        shares = self.prefixes is None and self.model.config.window is None
-        if len(rows) >= SHARING and shares:
+        if self._shares(len(rows)):
             self.slots.add_sharing(cache, number, len(rows[0].prompt), len(rows))
         else:
             for row in rows:
                 self.slots.add(cache, number, len(row.prompt))
         self.rows += rows
+
+    def _shares(self, n: int) -> bool:
+        """Whether n rows of one prompt read it together."""
+        return n >= SHARING and self.prefixes is None and self.model.config.window is None
 
     def _score(self, rows: Sequence[Row], hidden: Tensor) -> None:
         """Log-probabilities and rivals of the tokens of one prompt, from what reading it has made anyway."""

@@ -45,7 +45,7 @@ class Step:
         turn = slots.turn(n)
         tokens = torch.tensor(ids + [0] * (n - len(ids)), device=slots.device)
         size, network = self.compiled or (0, Step.network)
-        network = network if n == size and turn.seats is None else Step.network
+        network = network if n == size else Step.network
         logits = network(self, tokens, slots.keys, slots.values, turn)
         slots.close()
         return logits[: len(ids)]

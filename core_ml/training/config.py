@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 from core_ml.model import families
 from core_ml.model.config import GPTConfig, check_heads, sizes_of, width_share
 from core_ml.training.schedule import Schedule
@@ -59,10 +59,13 @@ KeepEvery = Annotated[
     int | None,
     setting(None, "States at multiples of this step are kept as well.", unit="steps", group=MACHINE, ge=1),
 ]
-Threads = Annotated[
-    int | None,
+Compile = Annotated[
+    Literal["auto", "on", "off"],
     setting(
-        None, "Processor threads; by default one fewer than there are cores.", group=MACHINE, ge=1, le=1024
+        "auto",
+        "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough, "
+        "and leaves a network that is sharded as it is.",
+        group=MACHINE,
     ),
 ]
 Recompute = Annotated[
@@ -199,12 +202,7 @@ class PretrainConfig(RecipeConfig):
         group=MACHINE,
     )
     threads: Threads = None
-    compile: Literal["auto", "on", "off"] = setting(
-        "auto",
-        "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough, "
-        "and leaves a network that is sharded as it is.",
-        group=MACHINE,
-    )
+    compile: Compile = "auto"
     recompute: Recompute = False
     processes: Processes = None
 

@@ -7,20 +7,24 @@ two layers as for forty. It pays where a run is long enough, which a short probe
 import functools
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Literal
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from core_ml import measured
+from core_ml import measured, ranks
+from core_ml.events import Event, Progress
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT, Block
 from core_ml.training.linear_loss import Rows, nll_and_grads
+from core_ml.workspace import Workspace
+
+How = Literal["auto", "on", "off"]
 
 LIKELY_GAIN = 0.3
 """Share of a step that compiling saves where it does: whether a probe is worth its time."""
-LIKELY_COMPILING = 40.0  # s
+LIKELY_COMPILING = 20.0  # s, of one core
 
 
 @functools.cache
@@ -33,14 +37,17 @@ def _compiled_rows() -> Any:
     return torch.compile(nll_and_grads, dynamic=False)
 
 
-def compile_blocks(model: GPT) -> None:
+def compile_blocks(model: GPT, packed: tuple[int, int] | None = None) -> None:
     """From here on, training passes of whole causal windows run compiled; everything else as before.
 
-    So fine-tuning does not compile its packed rows, whose mask is their own: on a processor it saved 11 % of an update
-    (230 instead of 259 ms for 1,024 tokens of 0.9 million parameters, one core beside other work) for 13 s of
-    compiling, which a run earns back after some 440 updates.
+    Args:
+        packed: rows and tokens of passes whose rows hold several sequences, each with a mask of its own: those run
+            compiled too. A pass of another shape, as the last of an epoch may be, would not be worth a graph.
+
+    Packed rows (1,024 tokens, 0.9 million parameters, one core): 66 instead of 91 ms where bfloat16 is quick, for 13 s
+    of compiling; 230 instead of 259 ms in float32.
     """
-    _execute(model, compiled=True, recomputed=is_recomputed(model))
+    _execute(model, compiled=True, recomputed=is_recomputed(model), packed=packed)
 
 
 def recompute_blocks(model: GPT) -> None:
@@ -48,7 +55,7 @@ def recompute_blocks(model: GPT) -> None:
 
     A third more products for a fraction of the memory. Source: Chen et al. 2016, arXiv:1604.06174.
     """
-    _execute(model, compiled=is_compiled(model), recomputed=True)
+    _execute(model, compiled=is_compiled(model), recomputed=True, packed=_executed(model).get("packed"))
 
 
 def release(model: GPT) -> None:
@@ -60,12 +67,13 @@ def release(model: GPT) -> None:
         recompute_blocks(model)
 
 
-def _execute(model: GPT, compiled: bool, recomputed: bool) -> None:
+def _execute(model: GPT, compiled: bool, recomputed: bool, packed: tuple[int, int] | None = None) -> None:
     for block in model.blocks:
-        block.forward = functools.partial(_dispatch, block, compiled=compiled, recomputed=recomputed)  # type: ignore[method-assign]
+        how = functools.partial(_dispatch, block, compiled=compiled, recomputed=recomputed, packed=packed)
+        block.forward = how  # type: ignore[method-assign]
 
 
-def _executed(model: GPT) -> dict[str, bool]:
+def _executed(model: GPT) -> dict[str, Any]:
     return getattr(vars(model.blocks[0]).get("forward"), "keywords", {})
 
 
@@ -83,43 +91,85 @@ def rows(model: GPT) -> Rows:
 
 
 def _dispatch(
-    block: Block, x: Any, rotation: Any, mask: Any, cache: Any = None, *, compiled: bool, recomputed: bool
+    block: Block,
+    x: Any,
+    rotation: Any,
+    mask: Any,
+    cache: Any = None,
+    *,
+    compiled: bool,
+    recomputed: bool,
+    packed: tuple[int, int] | None,
 ) -> Any:
     if not torch.is_grad_enabled() or cache is not None:
         return Block.forward(block, x, rotation, mask, cache)
     # Shapes other than a training batch's would each be compiled anew.
-    forward = _compiled_block() if compiled and mask is None else Block.forward
+    fits = mask is None if packed is None else x.shape[:2] == packed
+    forward = _compiled_block() if compiled and fits else Block.forward
     if recomputed:
         return checkpoint(forward, block, x, rotation, mask, use_reentrant=False)
     return forward(block, x, rotation, mask)
 
 
-def pays(model: GPT, one_pass: Callable[[], object], shape: tuple[int, ...], steps: int) -> bool:
+def decide(
+    how: How,
+    workspace: Workspace,
+    model: GPT,
+    one_pass: Callable[[], object],
+    shape: tuple[int, ...],
+    steps: int,
+    packed: tuple[int, int] | None = None,
+    sharded: bool = False,
+) -> Generator[Event, None, bool]:
+    """Whether to compile: found out once in a run's life, since sums are ordered otherwise in compiled kernels.
+
+    Args:
+        how: "auto" finds out by `pays`, whose arguments are the others but the last.
+        packed: as of `compile_blocks`.
+        sharded: is never probed: a rank that is timed alone would wait for the others' shares for ever.
+    """
+    note = f"compiled-{ranks.rank()}.json"
+    known: bool | None = workspace.read_json(note)
+    if known is None:
+        yield Progress(0, steps, message="finding the quickest way")
+        known = how == "on" or (how == "auto" and not sharded and pays(model, one_pass, shape, steps, packed))
+        workspace.write_json(note, known)
+    return known
+
+
+def pays(
+    model: GPT,
+    one_pass: Callable[[], object],
+    shape: tuple[int, ...],
+    steps: int,
+    packed: tuple[int, int] | None = None,
+) -> bool:
     """Whether compiling saves more of `steps` updates than it costs.
 
     Args:
         one_pass: a forward and backward pass over a batch of `shape`; its gradients are thrown away.
+        packed: as of `compile_blocks`.
 
     Timed here and remembered. Returns false without a probe when the run is short, or when there is no compiler
     for a processor's kernels.
     """
     if model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return False
-    what = f"pass of {shape}, {torch.get_num_threads()} threads, {precision(model.device)}, "
+    what = f"pass of {shape}{' packed' if packed else ''}, {torch.get_num_threads()} threads, {precision(model.device)}, "
     what += model.config.model_dump_json(exclude_defaults=True)
     known: dict[str, float] | None = measured.recalled(what)
     if known is None:
         eager = _time(model, one_pass)
         if steps * eager * LIKELY_GAIN < LIKELY_COMPILING:
             return False
-        known = {"eager": eager, **_probe(model, one_pass)}
+        known = {"eager": eager, **_probe(model, one_pass, packed)}
         measured.remember(what, known)
     return steps * (known["eager"] - known["compiled"]) > known["compiling"]
 
 
-def _probe(model: GPT, one_pass: Callable[[], object]) -> dict[str, float]:
+def _probe(model: GPT, one_pass: Callable[[], object], packed: tuple[int, int] | None) -> dict[str, float]:
     begin = time.perf_counter()
-    compile_blocks(model)
+    compile_blocks(model, packed)
     try:
         compiled = _time(model, one_pass)
     finally:

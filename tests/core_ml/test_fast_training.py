@@ -1,6 +1,7 @@
 """The quick ways of training beside their textbook twins: the same losses, the same gradients."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from core_ml.model.attention import CausalAttention, blocks, written_out
 from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.training import fast
 from core_ml.training.linear_loss import CHUNK, linear_nll, nll
-from core_ml.training.loss import backward
+from core_ml.training.loss import backward, masked_backward
 
 GPT2 = GPTConfig(
     vocab_size=60,
@@ -103,6 +104,42 @@ def test_compiled_blocks_give_the_loss_and_gradients_of_plain_ones(config: GPTCo
     assert not fast.is_compiled(model)
     assert found[0][0] == pytest.approx(found[1][0], rel=2e-3)
     assert torch.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.999
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_compiled_packed_rows_give_the_loss_and_gradients_of_plain_ones(
+    recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network(OURS)
+    draws = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 60, (4, 65), generator=draws)
+    mask = torch.rand(4, 65, generator=draws) < 0.5
+    segments = torch.rand(4, 65, generator=draws).lt(0.1).cumsum(1)
+    shapes, block = [], fast._compiled_block()
+
+    def counted(own: Any, x: torch.Tensor, *rest: Any) -> Any:
+        shapes.append(tuple(x.shape[:2]))
+        return block(own, x, *rest)
+
+    monkeypatch.setattr(fast, "_compiled_block", lambda: counted)
+    if recomputed:
+        fast.recompute_blocks(model)
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            fast.compile_blocks(model, (3, 64))
+        for rows in (3, 4):  # four rows are two passes of two, for which there is no graph
+            model.zero_grad()
+            loss = masked_backward(model, ids[:rows], mask[:rows], 100, segments[:rows], 3 * 64)
+            grads = [param.grad.flatten() for param in model.parameters() if param.grad is not None]
+            found.append((loss.item(), torch.cat(grads)))
+    # What is recomputed goes through a block twice.
+    assert shapes == [(3, 64)] * model.config.n_layer * (1 + recomputed)
+    for plain, fused in zip(found[:2], found[2:], strict=True):
+        assert plain[0] == pytest.approx(fused[0], rel=2e-3)
+        assert torch.cosine_similarity(plain[1], fused[1], dim=0) > 0.999
+    fast.release(model)
+    assert not fast.is_compiled(model) and fast.is_recomputed(model) == recomputed
 
 
 def test_recomputed_blocks_give_the_same_gradients_and_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:

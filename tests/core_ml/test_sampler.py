@@ -11,7 +11,7 @@ from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
 from core_ml.sampling import compiled, generate, products, slots
 from core_ml.sampling.products import Products, filled_up
-from core_ml.sampling.sampler import Row, Sampler
+from core_ml.sampling.sampler import SHARING, Row, Sampler
 from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
 
@@ -403,17 +403,25 @@ def test_a_full_batch_fills_nothing_up_and_fits_its_bytes(
         assert generate.max_rows(model, 100) == n_rows == filled_up(n_rows)
 
 
-@pytest.mark.parametrize(("name", "n"), [("llama-like", 1), ("gemma-like", 3)])
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [
+        ("llama-like", PROMPTS[1:2]),
+        ("gemma-like", PROMPTS[1:4]),
+        ("llama-like", [*[PROMPTS[1]] * SHARING, PROMPTS[2], *[PROMPTS[3]] * SHARING]),
+    ],
+)
 def test_the_compiled_step_gives_what_the_plain_one_gives(
-    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+    name: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    n = len(prompts)
     model = network(**{**NETWORKS[name], "n_layer": 1})
     sizes = []
     graph = compiled._run
     monkeypatch.setattr(
         compiled, "_run", lambda step, ids, *rest: sizes.append(len(ids)) or graph(step, ids, *rest)
     )
-    plain, fast = ([row(prompt, 20) for prompt in PROMPTS[1 : 1 + n]] for _ in range(2))
+    plain, fast = ([row(prompt, 20) for prompt in prompts] for _ in range(2))
     for rows in (plain, fast):
         sampler: Sampler[Row] = Sampler(model)
         sampler.join(rows)
@@ -433,10 +441,10 @@ def test_a_step_is_compiled_for_long_jobs_only_and_what_was_measured_is_remember
     monkeypatch.setattr(compiled.measured, "recalled", known.get)
     monkeypatch.setattr(compiled.measured, "remember", lambda what, value: known.setdefault(what, value))
     monkeypatch.setattr(compiled, "_steps", compiled.Counter())
-    monkeypatch.setattr(compiled, "seconds", lambda step, n: 0.003)
+    monkeypatch.setattr(compiled, "seconds", lambda step, n, shared: 0.003)
     probed = []
     found = {"eager": 0.003, "compiled": 0.002, "compiling": 20.0}
-    monkeypatch.setattr(compiled, "probe", lambda step, n: probed.append(n) or found)
+    monkeypatch.setattr(compiled, "probe", lambda step, n, shared: probed.append(n) or found)
     step = Sampler(model)._step
     assert not compiled.pays(step, 1, 1000) and not probed
     # 12,000 steps so far could save 0.25 · 3 ms each, as much as compiling three layers costs: now it is measured.

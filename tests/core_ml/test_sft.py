@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,30 @@ def test_layers_made_anew_learn_the_same_to_the_bit(
 ) -> None:
     events = run(small.workspace(RECIPE, tmp_path, **inputs), recompute=True)
     assert small.curves(events) == small.curves(whole[0])
+
+
+@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4, "adam_lr": 0.02}])
+def test_compiled_layers_learn_alike_and_resume_to_the_bit(
+    adapters: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    plain, compiled = (
+        small.curves(run(small.workspace(RECIPE, tmp_path / how, **inputs), compile=how, **adapters))
+        for how in ("off", "on")
+    )
+    for name in ("loss", "val_loss"):
+        assert [value for _, value in compiled[name]] == pytest.approx(
+            [value for _, value in plain[name]], rel=0.03
+        )
+    again = small.workspace(RECIPE, tmp_path / "again", **inputs)
+    told: list[Event] = []
+    for stop in (9, 999):
+        events = RECIPE.run(read_config(RECIPE, {**SMALL, "compile": "on", **adapters}), again)
+        for event in events:
+            told.append(event)
+            if isinstance(event, Metric) and event.step == stop:
+                events.close()
+                break
+    assert small.curves(told) == compiled
 
 
 @pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4, "adam_lr": 0.02}])
@@ -313,7 +338,7 @@ def test_a_loss_far_above_the_usual_is_not_learned_from(
         return found * 50 if made == 40 else found
 
     monkeypatch.setattr(loss, "masked_backward", masked_backward)
-    options = {"batch_tokens": 96, "epochs": 3, "muon_lr": 1e-3, "adam_lr": 1e-3}
+    options = {"batch_tokens": 96, "epochs": 3, "muon_lr": 1e-3, "adam_lr": 1e-3, "compile": "off"}
     guarded = run(small.workspace(RECIPE, tmp_path / "guarded", **inputs), **options)
     logs = [event.message for event in guarded if isinstance(event, Log)]
     assert len(logs) == 1 and logs[0].startswith("Update 40 was passed over: the loss")

@@ -1,6 +1,7 @@
 """A network of which each rank keeps a share: what is put together, who keeps it, and how it is compiled."""
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core_ml import ranks
+from core_ml.events import Progress
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
-from core_ml.recipes import pretrain
 from core_ml.training import fast, sharding, state
-from core_ml.training.config import PretrainConfig
 from core_ml.training.loss import backward
 from core_ml.training.optim import optimizers
 from core_ml.workspace import Workspace
@@ -20,6 +20,8 @@ from tests.core_ml import small
 from tests.core_ml.together import both
 
 CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("in_float32")  # as the ranks multiply
 
 
 def network() -> GPT:
@@ -113,9 +115,14 @@ def test_shares_run_compiled_as_they_run_otherwise(tmp_path: Path) -> None:
 def test_a_sharded_network_is_compiled_where_that_is_asked_for(
     asked: str, compiles: bool, tmp_path: Path
 ) -> None:
-    config = PretrainConfig.model_validate({"shard": True, "compile": asked})
     workspace = Workspace(tmp_path, tmp_path / ".state", {}, small.ORIGIN, "t", "test")
-    asking = pretrain._compiles(config, workspace, network(), None)
-    with pytest.raises(StopIteration) as ended:
-        next(asking)
-    assert ended.value.value is compiles
+
+    def never() -> None:
+        raise AssertionError("a rank was timed alone")
+
+    for n_told in (1, 0):  # what was decided is known the second time
+        asking = fast.decide(asked, workspace, network(), never, (4, 65), 10**9, sharded=True)
+        assert [type(event) for event in islice(asking, n_told)] == [Progress] * n_told
+        with pytest.raises(StopIteration) as ended:
+            next(asking)
+        assert ended.value.value is compiles

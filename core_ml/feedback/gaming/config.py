@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core_ml.config import RecipeConfig, setting
+from core_ml.config import RecipeConfig, Threads, setting
 
 SEARCH, REPORTS = "Greedy search", "Reports"
 
@@ -49,6 +49,4 @@ class HuntConfig(RecipeConfig):
         group=REPORTS, ge=1, le=100,
     )  # fmt: skip
     seed: int = setting(0, "Which prompts are drawn, and how.", ge=0, le=2**31 - 1)
-    threads: int | None = setting(
-        None, "Processor threads; empty for one fewer than the cores.", group="Machine", ge=1, le=256
-    )
+    threads: Threads = None
