@@ -17,13 +17,19 @@ process has held is a row of its own, peer's over ours. Fails when the losses of
 A is 6 layers of 384, 256 tokens, 16 rows; B is 4 layers of 128, 128 tokens, 32 rows; vocabulary 4,096. On a GPU
 it is C, GPT-2 of 124 million parameters, and the share of the measured bfloat16 peak counts as well.
 
-Last measured, one thread, with nanoGPT. On a quiet Zen 5 core (AVX-512 with bfloat16, 420 GFLOP/s in it, 102 in
-float32): A 4,298 against 2,619 tokens/s as it comes (1.62; goal 1.25) and 3,488 with our allocator settings (1.24; goal
-1.15), B 27,965 against 13,216 (2.11; goal 1.8) and 16,343 (1.70; goal 1.5), memory 0.84 to 0.90 of theirs. On one Zen 1
-core (no bfloat16, 37 GFLOP/s), where products at the machine's ceiling take most of a step on both sides: B 2,862 against
-2,456 (1.15) and 2,667 (1.07), A 304 against 320 (0.98) and 321 (0.91) beside other work. On an Intel core whose bfloat16
-is slow, beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25). All of these are GPT-2's; Llama and nanochat
-have run at the tiny shape only.
+Last measured on one thread of a quiet Zen 4 (AVX-512 with bfloat16, about 200 GFLOP/s in it), tokens/s of ours, then of the
+peer as it comes and with our allocator settings; the best of all peers is nanoGPT. A (four rounds; before passes were
+shared out evenly): GPT-2 2,127 against 1,561 (1.39; goal 1.25) and 1,852 (1.17; goal 1.15); Llama 2,074 against 1,217
+(`transformers`, 1.72) and 1,734 (litgpt, 1.19); nanochat 1,735 against 1,333 (1.30) and 1,512 (1.149, short by a
+thousandth). B (six rounds): GPT-2 15,922 against 8,816 (1.81; goal 1.8) and 10,470 (1.53; goal 1.5); Llama 13,907 against
+6,814 (1.99) and 9,691 (1.46, missed); nanochat 12,753 against 7,510 (1.67, missed) and 8,758 (1.47, missed): five
+iterations of Muon on matrices of 128 weigh as much on both sides. Most memory of the peers is 1.09 to 1.69 times ours.
+On A three quarters of our step are products at the machine's ceiling, on B three fifths.
+
+On a quiet Zen 5 core, with nanoGPT: A 4,298 against 2,619 (1.62) and 3,488 (1.24), B 27,965 against 13,216 (2.11) and 16,343
+(1.70). On one Zen 1 core (no bfloat16, 37 GFLOP/s), where products take most of a step on both sides: B 2,862 against 2,456
+(1.15) and 2,667 (1.07), A 304 against 320 (0.98) and 321 (0.91) beside other work. On an Intel core whose bfloat16 is slow,
+beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25).
 """
 
 import argparse
