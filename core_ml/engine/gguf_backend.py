@@ -241,7 +241,7 @@ class GgufBackend:
             id, data, at = prompt[place], spelt[place], starts[place]
             token = Token(id, None, (), at, written(data), data)
             if job.top_logprobs is not None and place:
-                token = await self._thought(prompt[:place], id, job.top_logprobs, at)
+                token = await self._thought(prompt[:place], token, job.top_logprobs)
             tokens.append(token)
         return Piece(choice, text, tokens)
 
@@ -251,13 +251,13 @@ class GgufBackend:
         told = await self.remote.post("/detokenize", {"tokens": [id]})
         return str(told["content"]).encode()
 
-    async def _thought(self, before: list[int], id: int, n_top: int, at: int) -> Token:
+    async def _thought(self, before: list[int], token: Token, n_top: int) -> Token:
         """llama.cpp tells no log-probabilities of a prompt: made to say its tokens one by one, it does."""
         body = {"prompt": before, "n_predict": 1, "temperature": 0, "samplers": ["temperature"], "n_probs": max(1, n_top),
-                "logit_bias": [[id, FORCED]], "return_tokens": True, "stream": False, "id_slot": 0}  # fmt: skip
+                "logit_bias": [[token.id, FORCED]], "return_tokens": True, "stream": False, "id_slot": 0}  # fmt: skip
         # It leaves the list out where the token ends in the middle of a character.
         told = (await self.remote.post("/completion", body)).get("completion_probabilities")
-        return _token(told[0], n_top, at) if told else Token(id, None, (), at)
+        return _token(told[0], n_top, token.offset) if told else token
 
     @property
     def ends(self) -> frozenset[int]:

@@ -50,11 +50,13 @@ def _conversation(job: Job, tokenizer: Tokenizer) -> tuple[list[int], str | None
 
 
 def unsaid(job: Job, tokenizer: Tokenizer) -> int:
-    """How many spaces at the beginning of its completions a rule of the tokenizer wrote, as before every text.
+    """How many spaces at the beginning of its completions are the tokenizer's or the template's, and not the model's.
 
-    What goes on from a text has none such: its spaces part it from what came before.
+    What goes on from a text has none such: its spaces part it from what came before. Nor has what matches a pattern.
     """
-    return 0 if job.messages is None or job.continue_final_message else tokenizer.dropped[0]
+    if job.messages is None or job.continue_final_message or job.guided_regex is not None:
+        return 0
+    return tokenizer.spaces_before_answers
 
 
 def room(n_prompt: int, job: Job, context: int) -> int:

@@ -1,7 +1,9 @@
 """The step of a running batch as one compiled graph, where a job is long enough for that.
 
 With one row a step is some hundred small operations around products that take a few milliseconds: what lies
-between the products is fused. Lengths and places are variables of the graph, so that one serves a whole job.
+between the products is fused. Lengths and places are variables of the graph, so that one serves a whole job. Sums are
+ordered otherwise in it, and from when on it is used depends on what this process has sampled before: near ties between
+two tokens may turn, as they may with the rows beside.
 """
 
 import functools
@@ -34,11 +36,11 @@ def begin(step: Step, n: int, n_steps: int, shared: bool = False) -> None:
         shared: whether rows share their prompts, for which there is a graph of its own.
     """
     if pays(step, n, n_steps, shared):
-        use(step, n)
+        use(step, n, shared)
 
 
-def use(step: Step, n: int) -> None:
-    step.compiled = step.products.prepare(n), _run
+def use(step: Step, n: int, shared: bool = False) -> None:
+    step.compiled = step.products.prepare(n), shared, _run
 
 
 def pays(step: Step, n: int, n_steps: int, shared: bool = False) -> bool:
@@ -63,7 +65,7 @@ def probe(step: Step, n: int, shared: bool = False) -> dict[str, float]:
     """Seconds of a step both ways, and of compiling."""
     found = {"eager": seconds(step, n, shared)}
     begin = time.perf_counter()
-    use(step, n)
+    use(step, n, shared)
     try:
         found["compiled"] = seconds(step, n, shared)
     finally:
@@ -75,7 +77,7 @@ def seconds(step: Step, n: int, shared: bool = False, n_steps: int = 8) -> float
     """The quickest of some steps of n rows, after two to warm up."""
     step.products.prepare(n)
     slots = Slots(step.model.config, step.dtype, step.model.device)
-    length = min(PROBED_LENGTH, step.model.config.max_seq_len - n_steps - 3)
+    length = max(1, min(PROBED_LENGTH, step.model.config.max_seq_len - n_steps - 3))
     if shared:
         prompt = Cache(step.model, 1, length)
         slots.add_sharing(prompt, 0, length, n)

@@ -1,7 +1,7 @@
 """Completions of many prompts at once: rows that end make room for the next, equal prompts are read once."""
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,8 +146,8 @@ def complete(
     if rows:
         # A bound: rows may end before they are full.
         n_steps = sum(row.max_new_tokens for row in rows) // n_rows
-        n_of_a_prompt = max(Counter(tuple(row.prompt) for row in waiting).values())
-        sampler.expect(n_rows, n_steps, n_of_a_prompt)
+        n_of_a_prompt = len(rows) // len({tuple(row.prompt) for row in rows})
+        sampler.expect(n_rows, n_steps, min(n_rows, n_of_a_prompt))
     while waiting or sampler.rows:
         drawn = list(sampler.rows)
         if drawn:

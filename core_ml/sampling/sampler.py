@@ -159,7 +159,7 @@ class Sampler(Generic[R]):
         """Make ready for what is known to come: room, matrices laid out, and a compiled step if that pays.
 
         Args:
-            n_of_a_prompt: how many rows the most frequent prompt has.
+            n_of_a_prompt: how many rows a prompt has.
         """
         self.slots.reserve(n_rows)
         if n_steps > 2 * PACK_AFTER:

@@ -19,8 +19,9 @@ from core_ml.sampling.trunks import Seats
 class Step:
     """The network as it is now: weights that change afterwards need a new one. Products are in `dtype`."""
 
-    compiled: "tuple[int, Network] | None" = None
-    """How many rows a step as one compiled graph takes, and the graph; `core_ml.sampling.compiled` decides."""
+    compiled: "tuple[int, bool, Network] | None" = None
+    """How many rows a step as one compiled graph takes, whether they share prompts, and the graph;
+    `core_ml.sampling.compiled` decides."""
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
@@ -44,8 +45,8 @@ class Step:
         n = self.products.rows(len(ids))
         turn = slots.turn(n)
         tokens = torch.tensor(ids + [0] * (n - len(ids)), device=slots.device)
-        size, network = self.compiled or (0, Step.network)
-        network = network if n == size else Step.network
+        size, shared, network = self.compiled or (0, False, Step.network)
+        network = network if n == size and shared == (turn.seats is not None) else Step.network
         logits = network(self, tokens, slots.keys, slots.values, turn)
         slots.close()
         return logits[: len(ids)]

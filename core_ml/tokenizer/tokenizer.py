@@ -376,6 +376,18 @@ class Tokenizer:
             mask.append(trained)
         return ids, mask
 
+    @cached_property
+    def spaces_before_answers(self) -> int:
+        """How many spaces an answer's tokens begin with that are none of the answer's own.
+
+        Rules write one before a text, but not behind every end of an opening; some templates write one themselves.
+        """
+        asked: list[Message] = [{"role": "user", "content": "a"}]
+        opening = self.prompt(asked)
+        said = self.conversation([*asked, {"role": "assistant", "content": "a"}])[0][len(opening) :]
+        text = self.decode_bytes(said).decode("utf-8", "replace")
+        return len(text) - len(text.lstrip(" "))
+
     def _part(self, part: Part) -> list[int]:
         text, kind = self.encode_after("mark", part["text"]), part["type"]
         if kind == "text":

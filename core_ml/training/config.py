@@ -64,7 +64,7 @@ Compile = Annotated[
     setting(
         "auto",
         "Turn the layers into large kernels first; auto finds out by a short probe whether the run is long enough, "
-        "and leaves a network that is sharded as it is.",
+        "and leaves a network that is sharded, and batches of like length, as they are.",
         group=MACHINE,
     ),
 ]

@@ -21,6 +21,7 @@ from core_ml.training.linear_loss import Rows, nll_and_grads
 from core_ml.workspace import Workspace
 
 How = Literal["auto", "on", "off"]
+Shapes = frozenset[tuple[int, int]]
 
 LIKELY_GAIN = 0.3
 """Share of a step that compiling saves where it does: whether a probe is worth its time."""
@@ -37,12 +38,12 @@ def _compiled_rows() -> Any:
     return torch.compile(nll_and_grads, dynamic=False)
 
 
-def compile_blocks(model: GPT, packed: tuple[int, int] | None = None) -> None:
+def compile_blocks(model: GPT, packed: Shapes | None = None) -> None:
     """From here on, training passes of whole causal windows run compiled; everything else as before.
 
     Args:
-        packed: rows and tokens of passes whose rows hold several sequences, each with a mask of its own: those run
-            compiled too. A pass of another shape, as the last of an epoch may be, would not be worth a graph.
+        packed: the passes, of so many rows and tokens, that run compiled instead, whatever their masks are: those of a
+            full batch whose rows hold several sequences. The last of an epoch would not be worth a graph of its own.
 
     Packed rows (1,024 tokens, 0.9 million parameters, one core): 66 instead of 91 ms where bfloat16 is quick, for 13 s
     of compiling; 230 instead of 259 ms in float32.
@@ -67,7 +68,7 @@ def release(model: GPT) -> None:
         recompute_blocks(model)
 
 
-def _execute(model: GPT, compiled: bool, recomputed: bool, packed: tuple[int, int] | None = None) -> None:
+def _execute(model: GPT, compiled: bool, recomputed: bool, packed: Shapes | None = None) -> None:
     for block in model.blocks:
         how = functools.partial(_dispatch, block, compiled=compiled, recomputed=recomputed, packed=packed)
         block.forward = how  # type: ignore[method-assign]
@@ -99,12 +100,12 @@ def _dispatch(
     *,
     compiled: bool,
     recomputed: bool,
-    packed: tuple[int, int] | None,
+    packed: Shapes | None,
 ) -> Any:
     if not torch.is_grad_enabled() or cache is not None:
         return Block.forward(block, x, rotation, mask, cache)
     # Shapes other than a training batch's would each be compiled anew.
-    fits = mask is None if packed is None else x.shape[:2] == packed
+    fits = mask is None if packed is None else tuple(x.shape[:2]) in packed
     forward = _compiled_block() if compiled and fits else Block.forward
     if recomputed:
         return checkpoint(forward, block, x, rotation, mask, use_reentrant=False)
@@ -118,21 +119,23 @@ def decide(
     one_pass: Callable[[], object],
     shape: tuple[int, ...],
     steps: int,
-    packed: tuple[int, int] | None = None,
+    packed: Shapes | None = None,
     sharded: bool = False,
 ) -> Generator[Event, None, bool]:
     """Whether to compile: found out once in a run's life, since sums are ordered otherwise in compiled kernels.
 
     Args:
-        how: "auto" finds out by `pays`, whose arguments are the others but the last.
-        packed: as of `compile_blocks`.
+        how: "auto" finds out by `pays`, whose arguments `model` to `packed` are.
+        workspace: keeps the answer.
         sharded: is never probed: a rank that is timed alone would wait for the others' shares for ever.
     """
     note = f"compiled-{ranks.rank()}.json"
     known: bool | None = workspace.read_json(note)
     if known is None:
-        yield Progress(0, steps, message="finding the quickest way")
-        known = how == "on" or (how == "auto" and not sharded and pays(model, one_pass, shape, steps, packed))
+        known = how == "on"
+        if how == "auto" and not sharded:
+            yield Progress(0, steps, message="finding the quickest way")
+            known = pays(model, one_pass, shape, steps, packed)
         workspace.write_json(note, known)
     return known
 
@@ -142,7 +145,7 @@ def pays(
     one_pass: Callable[[], object],
     shape: tuple[int, ...],
     steps: int,
-    packed: tuple[int, int] | None = None,
+    packed: Shapes | None = None,
 ) -> bool:
     """Whether compiling saves more of `steps` updates than it costs.
 
@@ -155,7 +158,9 @@ def pays(
     """
     if model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return False
-    what = f"pass of {shape}{' packed' if packed else ''}, {torch.get_num_threads()} threads, {precision(model.device)}, "
+    learned = sum(param.numel() for param in model.parameters() if param.requires_grad)
+    what = f"pass of {shape}{' packed' if packed else ''}{' recomputed' if is_recomputed(model) else ''}, "
+    what += f"{learned} weights, {torch.get_num_threads()} threads, {precision(model.device)}, "
     what += model.config.model_dump_json(exclude_defaults=True)
     known: dict[str, float] | None = measured.recalled(what)
     if known is None:
@@ -167,7 +172,7 @@ def pays(
     return steps * (known["eager"] - known["compiled"]) > known["compiling"]
 
 
-def _probe(model: GPT, one_pass: Callable[[], object], packed: tuple[int, int] | None) -> dict[str, float]:
+def _probe(model: GPT, one_pass: Callable[[], object], packed: Shapes | None) -> dict[str, float]:
     begin = time.perf_counter()
     compile_blocks(model, packed)
     try:

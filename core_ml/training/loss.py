@@ -31,7 +31,7 @@ def backward(
     Args:
         batch_size: what the sum of losses is divided by, in rows of T tokens, where `ids` is one rank's share.
     """
-    rows = rows_of_a_pass(ids, tokens_at_once)
+    rows = _rows_of_a_pass(ids, tokens_at_once)
     n_tokens = (batch_size or ids.size(0)) * (ids.size(1) - 1)
     total = torch.zeros((), device=ids.device)
     for part in ids.split(rows) if len(ids) else ():
@@ -50,7 +50,13 @@ def backward(
     return total
 
 
-def rows_of_a_pass(ids: Tensor, tokens_at_once: int) -> int:
+def shapes_of_passes(ids: Tensor, tokens_at_once: int) -> frozenset[tuple[int, int]]:
+    """Rows and tokens of the passes in which (B, T + 1) ids are read: one shape, or two that differ by their rows."""
+    parts = ids.split(_rows_of_a_pass(ids, tokens_at_once))
+    return frozenset((len(part), ids.size(1) - 1) for part in parts)
+
+
+def _rows_of_a_pass(ids: Tensor, tokens_at_once: int) -> int:
     """As many as have so many tokens to learn, and all passes alike: a last one of few rows makes small products."""
     most = max(1, tokens_at_once // max(1, ids.size(1) - 1))
     n_passes = -(-len(ids) // most)
@@ -74,7 +80,7 @@ def masked_backward(
         tokens_at_once: of one pass, a row at least; None reads all rows in one.
     """
     total = torch.zeros((), device=model.device)
-    rows = max(1, len(ids)) if tokens_at_once is None else rows_of_a_pass(ids, tokens_at_once)
+    rows = max(1, len(ids)) if tokens_at_once is None else _rows_of_a_pass(ids, tokens_at_once)
     for begin in range(0, len(ids), rows):
         part = slice(begin, begin + rows)
         scored, targets = mask[part, 1:].bool(), ids[part, 1:]

@@ -7,14 +7,14 @@ import openai
 import pytest
 
 from core_ml import artifact
+from core_ml.engine import gguf_backend
 from core_ml.exchange import gguf
 from core_ml.tokenizer.tokenizer import Tokenizer
 from tests.core_ml.test_import_model import bring, released
 from tests.engines import KEY, running
 
-pytest.importorskip("xllamacpp")
-
-BACKENDS = ("in", "in f16")
+BY_LLAMA = pytest.mark.skipif(not gguf_backend.is_installed(), reason="xllamacpp is not installed")
+BACKENDS = ("in", pytest.param("in f16", marks=BY_LLAMA))
 TEXT = "the cat, 日本語 says"
 
 

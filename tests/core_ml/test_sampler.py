@@ -14,6 +14,7 @@ from core_ml.sampling.products import Products, filled_up
 from core_ml.sampling.sampler import SHARING, Row, Sampler
 from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
+from core_ml.sampling.step import Step
 
 CONTEXT = 160
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -408,7 +409,8 @@ def test_a_full_batch_fills_nothing_up_and_fits_its_bytes(
     [
         ("llama-like", PROMPTS[1:2]),
         ("gemma-like", PROMPTS[1:4]),
-        ("llama-like", [*[PROMPTS[1]] * SHARING, PROMPTS[2], *[PROMPTS[3]] * SHARING]),
+        # Three prompts, of which one is left before the others: the compiled step sees the table of prompts change.
+        ("llama-like", [*[PROMPTS[1]] * SHARING, *[PROMPTS[2]] * 6, *[PROMPTS[3]] * SHARING]),
     ],
 )
 def test_the_compiled_step_gives_what_the_plain_one_gives(
@@ -421,14 +423,19 @@ def test_the_compiled_step_gives_what_the_plain_one_gives(
     monkeypatch.setattr(
         compiled, "_run", lambda step, ids, *rest: sizes.append(len(ids)) or graph(step, ids, *rest)
     )
-    plain, fast = ([row(prompt, 20) for prompt in prompts] for _ in range(2))
+    shared = n > len(PROMPTS)
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    plain, fast = (
+        [row(prompt, 12 if shared and prompt is PROMPTS[3] else 20) for prompt in prompts] for _ in range(2)
+    )
     for rows in (plain, fast):
         sampler: Sampler[Row] = Sampler(model)
         sampler.join(rows)
         if rows is fast:
-            compiled.use(sampler._step, n)
+            compiled.use(sampler._step, n, shared)
         run(sampler)
     assert sizes == [filled_up(n)] * 19
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= n_graphs + 1
     for one, other in zip(plain, fast, strict=True):
         assert one.ids == other.ids and one.last is not None and other.last is not None
         assert one.last.logprob == pytest.approx(other.last.logprob, abs=2e-5)
@@ -452,3 +459,27 @@ def test_a_step_is_compiled_for_long_jobs_only_and_what_was_measured_is_remember
     # 1 ms a step makes good for 20 s after 20,000 steps, however many jobs make them.
     assert not compiled.pays(step, 1, 8_000) and compiled.pays(step, 1, 1_000)
     assert probed == [1] and not compiled.pays(step, 8, 1000)
+    # A step of shared prompts is another one.
+    assert not compiled.pays(step, 1, 1000, shared=True)
+
+
+def test_a_step_of_shared_prompts_is_timed_as_such_and_left_plain_when_none_are(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = Sampler(model)._step, []
+
+    def graph(own: Step, ids: torch.Tensor, keys: Any, values: Any, turn: Any) -> torch.Tensor:
+        seen.append(turn.seats is not None)
+        return Step.network(own, ids, keys, values, turn)
+
+    monkeypatch.setattr(compiled, "_run", graph)
+    with torch.inference_mode():
+        found = compiled.probe(step, 4, shared=True)
+    assert set(seen) == {True} and all(value > 0 for value in found.values())
+    # Rows that share nothing, in as many places, go on without the graph that was made for those that do.
+    sampler: Sampler[Row] = Sampler(model)
+    compiled.use(sampler._step, 4, shared=True)
+    seen.clear()
+    sampler.join([row(prompt, 4) for prompt in PROMPTS])
+    run(sampler)
+    assert not seen

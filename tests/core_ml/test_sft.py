@@ -12,6 +12,7 @@ from core_ml.errors import UserError
 from core_ml.events import Event, Log, Metric, Resumed, Sample
 from core_ml.execute import read_config, read_inputs
 from core_ml.recipes.sft import RECIPE, _flops
+from core_ml.training import fast
 from core_ml.workspace import Workspace
 from tests.core_ml import small
 
@@ -131,8 +132,16 @@ def test_layers_made_anew_learn_the_same_to_the_bit(
 
 @pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4, "adam_lr": 0.02}])
 def test_compiled_layers_learn_alike_and_resume_to_the_bit(
-    adapters: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
+    adapters: dict[str, Any], inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    n_passes, block = 0, fast._compiled_block()
+
+    def counted(*args: Any) -> Any:
+        nonlocal n_passes
+        n_passes += 1
+        return block(*args)
+
+    monkeypatch.setattr(fast, "_compiled_block", lambda: counted)
     plain, compiled = (
         small.curves(run(small.workspace(RECIPE, tmp_path / how, **inputs), compile=how, **adapters))
         for how in ("off", "on")
@@ -141,6 +150,8 @@ def test_compiled_layers_learn_alike_and_resume_to_the_bit(
         assert [value for _, value in compiled[name]] == pytest.approx(
             [value for _, value in plain[name]], rel=0.03
         )
+    # Each layer of every update but those whose batch is the rest of an epoch.
+    assert n_passes >= 2 * (len(compiled["loss"]) - SMALL["epochs"])
     again = small.workspace(RECIPE, tmp_path / "again", **inputs)
     told: list[Event] = []
     for stop in (9, 999):

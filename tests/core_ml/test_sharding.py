@@ -1,7 +1,6 @@
 """A network of which each rank keeps a share: what is put together, who keeps it, and how it is compiled."""
 
 import os
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core_ml import ranks
-from core_ml.events import Progress
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
 from core_ml.training import fast, sharding, state
@@ -120,9 +118,8 @@ def test_a_sharded_network_is_compiled_where_that_is_asked_for(
     def never() -> None:
         raise AssertionError("a rank was timed alone")
 
-    for n_told in (1, 0):  # what was decided is known the second time
+    for _ in range(2):  # what was decided is known the second time
         asking = fast.decide(asked, workspace, network(), never, (4, 65), 10**9, sharded=True)
-        assert [type(event) for event in islice(asking, n_told)] == [Progress] * n_told
         with pytest.raises(StopIteration) as ended:
             next(asking)
         assert ended.value.value is compiles
