@@ -380,13 +380,15 @@ class Tokenizer:
     def spaces_before_answers(self) -> int:
         """How many spaces an answer's tokens begin with that are none of the answer's own.
 
-        Rules write one before a text, but not behind every end of an opening; some templates write one themselves.
+        Rules write one before a text, but not behind every end of an opening; some templates write one themselves. A
+        model may part its answer from an opening by one as well, where that does not end a line.
         """
         asked: list[Message] = [{"role": "user", "content": "a"}]
         opening = self.prompt(asked)
         said = self.conversation([*asked, {"role": "assistant", "content": "a"}])[0][len(opening) :]
         text = self.decode_bytes(said).decode("utf-8", "replace")
-        return len(text) - len(text.lstrip(" "))
+        is_parted = self.decode_bytes(opening)[-1:].isspace()
+        return max(len(text) - len(text.lstrip(" ")), 0 if is_parted else self.dropped[0])
 
     def _part(self, part: Part) -> list[int]:
         text, kind = self.encode_after("mark", part["text"]), part["type"]

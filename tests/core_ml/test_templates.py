@@ -9,6 +9,7 @@ from core_ml.errors import UserError
 from core_ml.tokenizer.templates import GEMMA, recognize
 from core_ml.tokenizer.tokenizer import Tokenizer
 from tests.core_ml import foreign
+from tests.core_ml.test_protocol import CHATML_TEMPLATE
 
 ALTERNATE = (
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -122,6 +123,19 @@ def test_a_prompt_has_the_ids_of_the_template(name, data):
     wanted = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     found = ours.prompt(messages)
     assert found == wanted, (theirs.convert_ids_to_tokens(found), theirs.convert_ids_to_tokens(wanted))
+
+
+def test_spaces_before_an_answer_are_those_that_no_answer_brings_with_it():
+    assert {name: SPOKEN[name][0].spaces_before_answers for name in PUBLISHED} == {
+        **dict.fromkeys(PUBLISHED, 1),
+        "Mistral 0.3": 2,  # its template writes one, behind a mark, where the rules write another
+        "Gemma 2": 0,
+    }
+    # A rule writes a space before a text and behind a mark, but not behind the end of a line.
+    inner = foreign.llama2("<|im_start|>", "<|im_end|>")
+    marks = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    talks = Tokenizer(inner, recognize(CHATML_TEMPLATE, marks))
+    assert talks.dropped[0] == 1 and talks.spaces_before_answers == 0
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
