@@ -44,6 +44,8 @@ def test_each_prompt_has_its_group_of_answers_with_a_logprob_for_each_token(tmp_
     assert 0 <= summary["liked"] <= summary["correct"] <= 1
 
 
+# In bfloat16 the best two tokens are often equal, and min_p draws between them.
+@pytest.mark.usefixtures("in_float32")
 def test_answers_end_before_a_stop_string_and_penalties_reach_the_sampler(tmp_path, inputs):
     free = [text for row in _texts(tmp_path / "free", inputs) for text in row]
     pairs = [text[at : at + 2] for text in free for at in range(2, len(text) - 1)]
