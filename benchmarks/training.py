@@ -22,8 +22,7 @@ peer as it comes and with our allocator settings; the best of all peers is nanoG
 shared out evenly): GPT-2 2,127 against 1,561 (1.39; goal 1.25) and 1,852 (1.17; goal 1.15); Llama 2,074 against 1,217
 (`transformers`, 1.72) and 1,734 (litgpt, 1.19); nanochat 1,735 against 1,333 (1.30) and 1,512 (1.149, short by a
 thousandth). B (six rounds): GPT-2 15,922 against 8,816 (1.81; goal 1.8) and 10,470 (1.53; goal 1.5); Llama 13,907 against
-6,814 (1.99) and 9,691 (1.46, missed); nanochat 12,753 against 7,510 (1.67, missed) and 8,758 (1.47, missed): five
-iterations of Muon on matrices of 128 weigh as much on both sides. Most memory of the peers is 1.09 to 1.69 times ours.
+6,814 (1.99) and 9,691 (1.46, missed); nanochat 12,753 against 7,510 (1.67, missed) and 8,758 (1.47, missed). Most memory of the peers is 1.09 to 1.69 times ours.
 On A three quarters of our step are products at the machine's ceiling, on B three fifths.
 
 On a quiet Zen 5 core, with nanoGPT: A 4,298 against 2,619 (1.62) and 3,488 (1.24), B 27,965 against 13,216 (2.11) and 16,343

@@ -8,7 +8,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,10 +17,10 @@ from core_ml import measured, ranks
 from core_ml.events import Event, Progress
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT, Block
+from core_ml.training.config import Compile
 from core_ml.training.linear_loss import Rows, nll_and_grads
 from core_ml.workspace import Workspace
 
-How = Literal["auto", "on", "off"]
 Shapes = frozenset[tuple[int, int]]
 
 LIKELY_GAIN = 0.3
@@ -113,7 +113,7 @@ def _dispatch(
 
 
 def decide(
-    how: How,
+    how: Compile,
     workspace: Workspace,
     model: GPT,
     one_pass: Callable[[], object],
