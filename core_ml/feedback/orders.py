@@ -7,7 +7,9 @@ unlike the labelers come first, and a bounded number of them is kept.
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,20 @@ def as_share(score: float) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
 
 
-def labelers_order(group: Group) -> list[list[int]]:
-    """All rankings of a group as one order, best first; completions that stand equal share a place.
+def merged(orders: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """All labelers' orders of a group as one, best first; completions that stand equal share a place.
 
-    They stand by their wins less their losses over all pairs of all labelers: Borda's count, where every labeler
-    ranks every completion. A completion that nobody placed is left out.
+    They stand by their wins less their losses over all pairs of all labelers: Borda's count, and the order of their mean
+    places, where every labeler ranks every completion. A completion that nobody placed is left out.
     """
-    wins = {index: 0 for ranking in group.rankings for tie in ranking.order for index in tie}
-    for better, worse in group.pairs():
-        wins[better] += 1
-        wins[worse] -= 1
+    wins: dict[int, int] = defaultdict(int)
+    for order in orders:
+        for first, second in combinations(order, 2):
+            for better, worse in product(first, second):
+                wins[better] += 1
+                wins[worse] -= 1
+        for index in chain.from_iterable(order):
+            wins[index] += 0
     return [
         [index for index in sorted(wins) if wins[index] == value]
         for value in sorted(set(wins.values()), reverse=True)
@@ -56,7 +62,7 @@ def labelers_order(group: Group) -> list[list[int]]:
 
 def compared(group: Group, scores: Sequence[float]) -> dict[str, Any]:
     """One row of SCHEMA: `agree` of `pairs` in the labelers' common order have their scores in that order."""
-    order = labelers_order(group)
+    order = merged(ranking.order for ranking in group.rankings)
     pairs = Ranking("", False, tuple(tuple(tie) for tie in order)).pairs()
     return {
         "group_id": group.id,

@@ -9,7 +9,7 @@ import numpy as np
 
 from core_ml.evaluation.statistics import Share, clustered
 from core_ml.events import Event, Figure
-from core_ml.feedback.orders import labelers_order
+from core_ml.feedback.orders import merged
 from core_ml.feedback.pairs import Group, by_prompt, ordered_rightly
 from core_ml.feedback.reward_report import CHANCE
 
@@ -192,7 +192,7 @@ def _share(groups: Sequence[Group], outcomes: Sequence[Sequence[float]]) -> Shar
 
 def _worth(group: Group) -> list[float | None]:
     """For each answer the share of the others that the labelers' common order puts below it; None for one not placed."""
-    order = labelers_order(group)
+    order = merged(ranking.order for ranking in group.rankings)
     n = sum(map(len, order))
     found: list[float | None] = [None] * len(group.completions)
     below = n

@@ -298,6 +298,16 @@ class GroupOut(Schema):
     settled_note: str
 
 
+class CorrectionIn(Given):
+    dataset: str = Field(max_length=80, description="Id of a dataset of the form rankings.")
+    group_id: str = Field(max_length=200, description="As the dataset names the group.")
+
+
+class CorrectionOut(Schema):
+    project: int = Field(description="The project that holds corrections of the dataset.")
+    task: int = Field(description="Settle this one.")
+
+
 class GoldIn(Given):
     order: Order | None = Field(description="The known order; null makes it an ordinary group again.")
 

@@ -7,8 +7,18 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Status
 
 from lab.api.base import Limit, Number, Offset, Page, answers, page
-from lab.api.label_forms import GoldIn, GroupOut, SettlementIn, UncertaintyIn, UncertaintyOut
+from lab.api.label_forms import (
+    CorrectionIn,
+    CorrectionOut,
+    GoldIn,
+    GroupOut,
+    SettlementIn,
+    UncertaintyIn,
+    UncertaintyOut,
+)
+from lab.errors import FieldError, Invalid
 from lab.models import Group
+from lab.queries import artifacts as artifact_queries
 from lab.queries import labeling as queries
 from lab.services import labeling as services
 
@@ -60,6 +70,20 @@ def set_uncertainty(request: HttpRequest, id: Number, data: UncertaintyIn) -> di
 def set_gold(request: HttpRequest, id: Number, data: GoldIn) -> dict[str, Any]:
     """Make a group gold: it is mixed in once for each labeler, and tells how often they find the known order."""
     return _json(services.set_gold(_group(id), data.order))
+
+
+@router.post("/corrections", response=answers(CorrectionOut))
+def correct(request: Any, data: CorrectionIn) -> dict[str, int]:
+    """Open a group of any dataset of rankings to be settled, wherever it was ranked.
+
+    Of an export it is the group of its project. Any other dataset has a project of its own, whose export is the whole
+    dataset with the settled groups in place of the rankings that they had. Asked for again, it is the same group.
+    """
+    dataset = artifact_queries.visible("dataset").filter(pk=data.dataset).first()
+    if dataset is None:
+        raise Invalid([FieldError("dataset", f"there is no dataset {data.dataset!r}")])
+    group = services.correct(dataset, data.group_id, request.user)
+    return {"project": group.project_id, "task": group.pk}
 
 
 @router.post("/tasks/{id}/settlement", response=answers(GroupOut))

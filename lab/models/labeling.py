@@ -20,7 +20,7 @@ class Project(models.Model):
     examples = models.JSONField(default=list)
     """[{"prompt", "better", "worse", "why"}]: shown with the instructions."""
     source = models.ForeignKey("Artifact", models.PROTECT, related_name="projects")
-    """The rollouts that are ranked."""
+    """The rollouts that are ranked; or a dataset of rankings, some of which are corrected."""
     rankings_per_group = models.IntegerField(default=1)
     flags = models.JSONField(default=all_flags)
     """Of FLAGS, those that a labeler may give a response."""
@@ -45,6 +45,11 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it holds a researcher's corrections of a dataset of rankings, and nothing for labelers."""
+        return self.source.form == "rankings"
 
 
 class Group(models.Model):

@@ -1,33 +1,51 @@
 """A group in dispute: what each labeler said of it, and the form with which a researcher settles it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
 
+from core_ml.feedback.orders import merged
 from lab import markup
 from lab.errors import Invalid
 from lab.models import Group
+from lab.queries import artifacts
 from lab.queries import labeling as queries
 from lab.queries.orders import places
 from lab.services import labeling as services
 
+MAX_LABELERS = 12
+"""Whose orders stand in columns of their own; a crowd's are counted."""
+MAX_ID = 200
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one labeler said of the group."""
+
+    labeler: str
+    simulated: bool
+    order: list[list[int]]
+    flags: dict[str, list[str]]
+    again: bool = False
+    comment: str = ""
+    correction: str = ""
+
 
 def decide(request: Any, id: int, task: int) -> HttpResponse:
     group = _get(id, task)
-    rankings = queries.rankings_of(group)
     if request.method == "POST":
         problem = _act(request, group)
         if problem is None:
             return redirect("labeling_project", id)
         messages.error(request, problem)
-    first = [one for one in rankings if one.round == 0]
-    begin = (
-        group.settled or group.gold or (queries.mean_order([one.order for one in first]) if first else None)
-    )
-    place = places(begin) if begin else {}
-    n = len(group.completions)
+    said = _said(group)
+    begin = group.settled or group.gold or merged(one.order for one in said if not one.again)
+    place = places(begin)
+    shown = said[:MAX_LABELERS]
     context = {
         "section": "labeling",
         "stage": "aligned",
@@ -38,20 +56,62 @@ def decide(request: Any, id: int, task: int) -> HttpResponse:
             {
                 "html": markup.html(text),
                 "place": place.get(i),
-                "said": [places(one.order).get(i) for one in rankings],
-                "flags": sorted({name for one in rankings for name in one.flags.get(str(i), [])}),
+                "said": [places(one.order).get(i) for one in shown],
+                "flags": sorted({name for one in said for name in one.flags.get(str(i), [])}),
             }
             for i, text in enumerate(group.completions)
         ],
-        "rankings": rankings,
-        "notes": [one for one in rankings if one.comment or one.correction],
-        "places": range(1, n + 1),
+        "rankings": shown,
+        "n_more": len(said) - len(shown),
+        "notes": [one for one in said if one.comment or one.correction],
+        "places": range(1, len(group.completions) + 1),
     }
     return render(request, "labeling/decide.html", context, status=422 if request.method == "POST" else 200)
 
 
+def _said(group: Group) -> list[Said]:
+    """By labelers of this lab; of a group that is corrected, by whoever ranked it in its dataset."""
+    if group.project.corrects:
+        return [
+            Said(
+                one.labeler, one.simulated, one.order, {str(i): list(names) for i, names in one.flags.items()}
+            )
+            for one in services.votes(group).votes
+        ]
+    return [
+        Said(
+            one.labeler.username,
+            one.labeler.is_simulated,
+            one.order,
+            one.flags,
+            bool(one.round),
+            one.comment,
+            one.correction,
+        )
+        for one in queries.rankings_of(group)
+    ]
+
+
+@require_POST
+def correct(request: Any) -> HttpResponse:
+    """Open a group of any dataset of rankings to be settled, wherever it was ranked."""
+    dataset = (
+        artifacts.visible("dataset").filter(pk=request.POST.get("dataset", "")[:80].replace("\0", "")).first()
+    )
+    if dataset is None:
+        raise Http404
+    try:
+        group = services.correct(
+            dataset, request.POST.get("group", "")[:MAX_ID].replace("\0", ""), request.user
+        )
+    except Invalid as error:
+        messages.error(request, f"{error.errors[0].message[:1].upper()}{error.errors[0].message[1:]}.")
+        return redirect("dataset", dataset.pk)
+    return redirect("labeling_decide", group.project_id, group.pk)
+
+
 def _get(id: int, task: int) -> Group:
-    groups = Group.objects.select_related("project", "settled_by")
+    groups = Group.objects.select_related("project__source", "settled_by")
     group = groups.filter(project=id, pk=task).first() if max(id, task) < 2**31 else None
     if group is None:
         raise Http404
@@ -62,13 +122,13 @@ def _act(request: Any, group: Group) -> str | None:
     """Settle it, or take that back; the problem when it will not do."""
     if request.POST.get("do") == "unsettle":
         services.unsettle(group)
-        messages.info(request, "The labelers' rankings count again.")
+        messages.info(request, "The rankings that it had count again.")
         return None
-    tied: dict[str, list[int]] = {}
+    tied: dict[int, list[int]] = {}
     for i in range(len(group.completions)):
         place = request.POST.get(f"place-{i}", "")
-        if place in set("123456789"):
-            tied.setdefault(place, []).append(i)
+        if place.isascii() and place.isdigit() and 0 < int(place[:4]) <= len(group.completions):
+            tied.setdefault(int(place[:4]), []).append(i)
     order = [tied[place] for place in sorted(tied)]
     note = request.POST.get("note", "").replace("\r\n", "\n").replace("\0", "")[: services.MAX_TEXT]
     try:
@@ -77,5 +137,10 @@ def _act(request: Any, group: Group) -> str | None:
             services.set_gold(group, order if "gold" in request.POST else None)
     except Invalid:
         return "Give each answer a place; equal places are tied."
-    messages.info(request, "The group is settled: an export takes this order.")
+    where = (
+        "an export has the whole dataset with this order in it"
+        if group.project.corrects
+        else "an export takes this order"
+    )
+    messages.info(request, f"The group is settled: {where}.")
     return None

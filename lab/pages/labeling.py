@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Artifact, Project, Ranking, Run
 from lab.pages import label_course, label_settings
-from lab.pages.label_decide import decide
+from lab.pages.label_decide import correct, decide
 from lab.pages.orders import duel
 from lab.pages.ranking import label, label_project
 from lab.queries import agreement, artifacts, doubts, orders
@@ -23,6 +23,8 @@ from lab.services import labeling as services
 HURRIED = 0.4
 """Of the others' median time: who takes less is named, as a measurement."""
 MIN_RANKINGS = 5
+MAX_GROUPS = 200
+"""Of a list of corrections: the newest."""
 
 
 def labeling(request: HttpRequest) -> HttpResponse:
@@ -62,6 +64,8 @@ def labeling_project(request: HttpRequest, id: int) -> HttpResponse:
 
 
 def _shown(request: HttpRequest, project: Project, values: Any = None, errors: Any = None) -> HttpResponse:
+    if project.corrects:
+        return _corrections(request, project)
     rankings = list(Ranking.objects.filter(group__project=project).select_related("labeler"))
     agreed = agreement.of(project)
     done = queries.progress(project)
@@ -94,6 +98,25 @@ def _shown(request: HttpRequest, project: Project, values: Any = None, errors: A
         **label_settings.fields(values or label_settings.of(project), errors or {}),
     }
     return render(request, "labeling/project.html", context, status=422 if errors else 200)
+
+
+def _corrections(request: HttpRequest, project: Project) -> HttpResponse:
+    """The page of a project that nobody is asked to rank in."""
+    exports = list(orders.exports(project))
+    groups = list(queries.groups(project).order_by("-index")[:MAX_GROUPS])
+    context = {
+        "section": "labeling",
+        "stage": "aligned",
+        "project": project,
+        "groups": groups,
+        "n_groups": project.groups.count(),
+        "n_settled": project.groups.filter(settled__isnull=False).count(),
+        "exports": exports[:6],
+        "export_url": f"/api/v1/labeling/projects/{project.pk}/export",
+        "reward_models": _reward_models(exports),
+        "duel": duel(request, project),
+    }
+    return render(request, "labeling/corrections.html", context)
 
 
 def _get(id: int) -> Project:
@@ -196,8 +219,11 @@ def close(request: HttpRequest, id: int) -> HttpResponse:
 
 @require_POST
 def reopen(request: HttpRequest, id: int) -> HttpResponse:
-    services.reopen(_get(id))
-    messages.info(request, "The project is open again.")
+    try:
+        services.reopen(_get(id))
+        messages.info(request, "The project is open again.")
+    except Conflict as error:
+        messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return redirect("labeling_project", id)
 
 
@@ -218,6 +244,7 @@ urlpatterns = [
     path("labeling", labeling, name="labeling"),
     path("labeling/<int:id>", labeling_project, name="labeling_project"),
     path("labeling/<int:id>/settings", settings, name="labeling_settings"),
+    path("labeling/corrections", correct, name="labeling_correct"),
     path("labeling/<int:id>/groups/<int:task>", decide, name="labeling_decide"),
     path("labeling/<int:id>/export", export, name="labeling_export"),
     path("labeling/<int:id>/uncertain", ask, name="labeling_ask"),

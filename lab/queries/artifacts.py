@@ -10,8 +10,8 @@ from core_ml.recipe import Recipe
 from lab.models import Artifact, Run, RunInput
 from lab.services.artifacts import local_path
 
-JUDGED_INPUTS = {"labeling": "rollouts", "arena": "models"}
-"""Origins of rankings that people made, with the input that names what they judged."""
+JUDGED = ("labeling", "arena")
+"""Origins of rankings that people made; their inputs name what was judged."""
 
 
 def visible(kind: str | None = None, q: str | None = None) -> QuerySet[Artifact]:
@@ -104,11 +104,10 @@ def _step_up(
 
 
 def _judged_by_people(artifact: Artifact) -> list[str]:
-    """Of rankings that people made: the rollouts of a labelling project, or the models that met in the arena."""
+    """Of rankings that people made: the dataset of a labelling project, or the models that met in the arena."""
     origin = artifact.manifest.get("origin", {})
-    name = JUDGED_INPUTS.get(origin.get("recipe", ""), "")
-    found: list[str] = origin.get("inputs", {}).get(name, [])
-    return found
+    inputs = origin.get("inputs", {}) if origin.get("recipe") in JUDGED else {}
+    return [id for ids in inputs.values() for id in ids]
 
 
 def _judgements(artifacts: dict[str, Artifact], edges: set[tuple[str, str]]) -> list[dict[str, Any]]:

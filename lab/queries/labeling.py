@@ -144,13 +144,6 @@ def _ways(first: Order, second: Order) -> np.ndarray:
     return found
 
 
-def mean_order(orders: list[Order]) -> Order:
-    """Answers by the mean of their places, equal means tied: where a researcher begins who decides."""
-    n = sum(map(len, orders[0]))
-    sums = np.sum([places(order, n) for order in orders], axis=0).tolist()
-    return [[i for i in range(n) if sums[i] == value] for value in sorted(set(sums))]
-
-
 def task(group: Group, shown: list[int], html: bool = True) -> dict[str, Any]:
     """A group as a labeler is shown it: its answers in their own order, and how they stand on the screen."""
     return {

@@ -8,8 +8,9 @@ from core_ml.artifact import Folder
 from core_ml.feedback.gaming import kept
 from core_ml.feedback.gaming.teaching import Fair
 from core_ml.feedback.gaming.trick import Trick
+from core_ml.feedback.orders import merged
 from lab.models import Artifact, Group, Project, Ranking, Run, TrickMark
-from lab.queries import artifacts, labeling, rows
+from lab.queries import artifacts, rows
 
 KINDS = ("hunt",)
 AGES = ("new", "old")
@@ -151,7 +152,7 @@ def orders(source: Artifact) -> dict[str, Fair]:
     found = {}
     for group in Group.objects.filter(project__source=source):
         mine = ranked.get(group.pk, [])
-        if known := group.settled or (labeling.mean_order([order for order, _ in mine]) if mine else None):
+        if known := group.settled or (merged(order for order, _ in mine)):
             places = group.metadata["places"]
             found[group.metadata["group_id"]] = Fair(
                 [[places[index] for index in tied] for tied in known],

@@ -14,12 +14,12 @@ def group(*rankings, id="g", n=4, simulated=False):
 
 
 def test_one_ranking_is_its_own_order_and_two_are_joined_by_wins_less_losses():
-    assert orders.labelers_order(group(((1,), (0, 2), (3,)))) == [[1], [0, 2], [3]]
+    assert orders.merged([[[1], [0, 2], [3]]]) == [[1], [0, 2], [3]]
     # Net wins of a, b, c: 2 + 0, 0 + 2, -2 - 2.
-    assert orders.labelers_order(group(((0,), (1,), (2,)), ((1,), (0,), (2,)), n=3)) == [[0, 1], [2]]
+    assert orders.merged([[[0], [1], [2]], [[1], [0], [2]]]) == [[0, 1], [2]]
     # b is ranked by nobody, and all tied is an order without pairs.
-    assert orders.labelers_order(group(((2,), (0,)), n=3)) == [[2], [0]]
-    assert orders.labelers_order(group(((0, 1, 2),), n=3)) == [[0, 1, 2]]
+    assert orders.merged([[[2], [0]]]) == [[2], [0]]
+    assert orders.merged([[[0, 1, 2]]]) == [[0, 1, 2]]
 
 
 def test_pairs_agree_where_scores_fall_as_the_order_does_and_equal_scores_agree_with_nothing():

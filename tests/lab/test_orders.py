@@ -201,7 +201,7 @@ def test_a_model_of_an_imported_set_has_the_page_too_from_its_run_and_its_checkp
         assert "prompt 1" in page and "0 of 6 pairs agree" in page and "1 of 3, most disagreed first" in page
         # The raw score of 4 is 4 · 2 + 0.5.
         assert "0.98" in page and "raw 8.50" in page
-        assert "belong to no labelling project" in page and "Correct this" not in page
+        assert "Correct this" in page and f'name="dataset" value="{dataset.pk}"' in page
         assert f'href="/datasets/{dataset.pk}"' in page and ATTACK not in page
         second = head.get(f"{address}?group=2").content.decode()
         assert "prompt 2" in second and 'rel="prev"' in second

@@ -8,8 +8,7 @@ are merged so on the way out. Equal ranks are ties.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from core_ml.feedback.orders import labelers_order
-from core_ml.feedback.pairs import Group, Ranking
+from core_ml.feedback.orders import merged
 from core_ml.feedback.sets.ranked import Order, Ranked, Row, Vote, conversation, fingerprint, shown, text
 
 LABELER = "OpenAssistant's volunteers"
@@ -171,11 +170,7 @@ def _replies(group: Ranked, parent: Row) -> list[Row]:
 
 def consensus(group: Ranked) -> Order:
     """All votes on a group as one order, by wins less losses."""
-    cast = [
-        Ranking(vote.labeler, vote.simulated, tuple(tuple(tied) for tied in vote.order))
-        for vote in group.votes
-    ]
-    return labelers_order(Group(group.group_id, group.prompt, tuple(group.completions), cast))
+    return merged(vote.order for vote in group.votes)
 
 
 def _labels(votes: Sequence[Vote], index: int) -> Row:

@@ -40,14 +40,17 @@ def _connected(paths: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.close()
 
 
-def _rows(paths: Sequence[Path], names: str, order: str) -> Iterator[Row]:
-    files = [str(path.resolve()) for path in paths]
+def _rows(paths: Sequence[Path], names: str, order: str, only: str | None = None) -> Iterator[Row]:
+    given: Row = {"files": [str(path.resolve()) for path in paths]} | (
+        {"only": only} if only is not None else {}
+    )
+    where = "" if only is None else 'WHERE "group_id"::VARCHAR = $only '
     with _connected(paths) as connection:
         try:
             found = connection.execute(
                 f"SELECT {names} FROM read_parquet($files, union_by_name=true, file_row_number=true, filename=true) "
-                f"ORDER BY {order}",
-                {"files": files},
+                f"{where}ORDER BY {order}",
+                given,
             )
             columns = [column[0] for column in found.description]
             while batch := found.fetchmany(AT_ONCE):
@@ -66,14 +69,9 @@ def votes(paths: Sequence[Path]) -> Iterator[tuple[str, int, list[Vote]]]:
         yield group_id, max(row["n"] or 0 for row in cast), [_vote(row) for row in cast]
 
 
-def groups(paths: Sequence[Path]) -> Iterator[Ranked]:
-    """Whole groups with all their votes, in the order in which they first stand in the files."""
-    wanted = ", ".join(f'"{name}"' for name in (*COLUMNS, *TEXTS))
-    first = 'min(("filename", "file_row_number")) OVER (PARTITION BY "group_id") AS first_row'
-    rows = _rows(
-        paths, f'{wanted}, {first}, "filename", "file_row_number"', 'first_row, "filename", "file_row_number"'
-    )
-    for group_id, found in groupby(rows, key=lambda row: str(row["group_id"])):
+def groups(paths: Sequence[Path], only: str | None = None) -> Iterator[Ranked]:
+    """Whole groups with all their votes, in the order in which they first stand in the files; or one, by its id."""
+    for group_id, found in groupby(rows(paths, only=only), key=lambda row: str(row["group_id"])):
         cast = list(found)
         yield Ranked(
             group_id=group_id,
@@ -82,6 +80,14 @@ def groups(paths: Sequence[Path]) -> Iterator[Ranked]:
             votes=[_vote(row) for row in cast],
             metadata=as_dict(cast[0]["metadata"]),
         )
+
+
+def rows(paths: Sequence[Path], only: str | None = None) -> Iterator[Row]:
+    """The rows as they are, a group's together where its first one stands; or those of one group."""
+    wanted = ", ".join(f'"{name}"' for name in (*COLUMNS, *TEXTS))
+    first = 'min(("filename", "file_row_number")) OVER (PARTITION BY "group_id") AS first_row'
+    order = 'first_row, "filename", "file_row_number"'
+    return _rows(paths, f'{wanted}, {first}, "filename", "file_row_number"', order, only)
 
 
 def single(row: Row) -> Ranked:

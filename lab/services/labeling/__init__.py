@@ -1,6 +1,7 @@
 """Labelling: projects over rollouts, leased groups, rankings handed in and taken back, gold and settled groups, export."""
 
 from lab.services.labeling.checks import set_gold, settle, unsettle
+from lab.services.labeling.corrections import correct, votes
 from lab.services.labeling.doubts import ask, take_scores
 from lab.services.labeling.export import export, rows
 from lab.services.labeling.handout import (
@@ -42,6 +43,7 @@ __all__ = [
     "ask",
     "change",
     "close",
+    "correct",
     "create_project",
     "delete_project",
     "export",
@@ -58,4 +60,5 @@ __all__ = [
     "take_scores",
     "undo",
     "unsettle",
+    "votes",
 ]

@@ -4,15 +4,16 @@ Left out are second rankings of a group by the same labeler and those of gold gr
 """
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from django.conf import settings
 
-from core_ml.artifact import Origin, Writer
+from core_ml.artifact import Folder, Origin, Writer
 from core_ml.feedback.pairs import n_pairs
+from core_ml.feedback.sets import exporting, stored
 from core_ml.tasks.rows import SCHEMAS
 from lab.errors import Conflict
 from lab.models import Account, Artifact, Group, Project, Ranking
@@ -22,9 +23,11 @@ from lab.services import artifacts
 
 def export(project: Project, account: Account | None = None) -> Artifact:
     """The project's rankings as a dataset. Raises Conflict when there are none yet."""
-    found = rows(project)
-    if not found:
-        raise Conflict("nothing has been ranked in this project yet: there is nothing to export")
+    found = iter(rows(project))
+    first = next(found, None)
+    if first is None or (project.corrects and not project.groups.filter(settled__isnull=False).exists()):
+        what = "corrected" if project.corrects else "ranked"
+        raise Conflict(f"nothing has been {what} in this project yet: there is nothing to export")
     uid = new_uid()
     writer = Writer(
         Path(settings.ARTIFACT_ROOT) / uid / "rankings",
@@ -36,21 +39,24 @@ def export(project: Project, account: Account | None = None) -> Artifact:
             recipe="labeling",
             name=project.name,
             config={"project": project.pk, "instructions": project.instructions, "by": str(account or "")},
-            inputs={"rollouts": [project.source_id]},
+            inputs={project.source.form: [project.source_id]},
         ),
     )
     try:
-        table = pa.Table.from_pylist(found, SCHEMAS["rankings"])
-        pq.write_table(table, writer.path / "rankings.parquet", compression="zstd")
-        writer.finish(_summary(project, found))
+        counted = _Counted()
+        exporting.write_parquet(counted.each(chain([first], found)), writer.path / "rankings.parquet")
+        settled = project.groups.filter(settled__isnull=False).count()
+        writer.finish({"project": project.pk, "settled": settled} | counted.summary())
     except BaseException:
         writer.discard()
         raise
     return artifacts.adopt(writer.target)
 
 
-def rows(project: Project) -> list[dict[str, Any]]:
-    """The project's rankings as an export lays them out, a group's together."""
+def rows(project: Project) -> Iterable[dict[str, Any]]:
+    """The project's rankings as an export lays them out, a group's together; of corrections the whole corrected dataset."""
+    if project.corrects:
+        return _corrected(project)
     rankings = Ranking.objects.filter(
         group__project=project, round=0, group__settled__isnull=True, group__gold__isnull=True
     )
@@ -61,6 +67,18 @@ def rows(project: Project) -> list[dict[str, Any]]:
     settled = project.groups.filter(settled__isnull=False).select_related("settled_by")
     found += [(group.index, 0, _settled_row(group)) for group in settled]
     return [row for _, _, row in sorted(found, key=lambda one: one[:2])]
+
+
+def _corrected(project: Project) -> Iterator[dict[str, Any]]:
+    """The dataset's rows, a group's together: of a settled group one with the settled order, in place of all it had."""
+    groups = project.groups.filter(settled__isnull=False).select_related("settled_by")
+    settled = {group.metadata["group_id"]: group for group in groups}
+    paths = Folder(artifacts.local_path(project.source)).files(".parquet")
+    for id, rows in groupby(stored.rows(paths), key=lambda row: str(row["group_id"])):
+        if id in settled:
+            yield _settled_row(settled[id])
+        else:
+            yield from ({name: row[name] for name in SCHEMAS["rankings"].names} for row in rows)
 
 
 def _ranking_row(ranking: Ranking) -> dict[str, Any]:
@@ -95,14 +113,25 @@ def _row(group: Group, more: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(project: Project, found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "project": project.pk,
-        "rankings": len(found),
-        "simulated": sum(row["simulated"] for row in found),
-        "groups": len({row["group_id"] for row in found}),
-        "labelers": len({row["labeler"] for row in found}),
-        "settled": project.groups.filter(settled__isnull=False).count(),
-        "pairs": sum(n_pairs(row["order"]) for row in found),
-        "seconds": round(sum(row["seconds"] for row in found), 1),
-    }
+class _Counted:
+    """Counts rows on their way into a file: however many there are, only who ranked and eight bytes a group are kept."""
+
+    def __init__(self) -> None:
+        self._n = dict.fromkeys(("rankings", "simulated", "pairs"), 0)
+        self._seconds = 0.0
+        self._groups: set[int] = set()
+        self._labelers: set[str] = set()
+
+    def each(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            self._n["rankings"] += 1
+            self._n["simulated"] += bool(row["simulated"])
+            self._n["pairs"] += n_pairs(row["order"] or [])
+            self._seconds += row["seconds"] or 0
+            self._groups.add(hash(row["group_id"]))
+            self._labelers.add(row["labeler"])
+            yield row
+
+    def summary(self) -> dict[str, Any]:
+        n = {"groups": len(self._groups), "labelers": len(self._labelers)}
+        return self._n | n | {"seconds": round(self._seconds, 1)}

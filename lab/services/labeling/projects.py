@@ -155,8 +155,8 @@ def _groups(project: Project, rows: Iterator[dict[str, Any]]) -> Iterator[Group]
         yield Group(
             project=project,
             index=index,
-            prompt=_storable(row["prompt"]),
-            completions=[_storable(row["completions"][place]) for place in places],
+            prompt=storable(row["prompt"]),
+            completions=[storable(row["completions"][place]) for place in places],
             gold=_gold(metadata.get("gold"), [first_of[text] for text in row["completions"]], places),
             uncertainty=uncertainty if isinstance(uncertainty, int | float) else None,
             metadata={
@@ -185,7 +185,7 @@ def _gold(order: Any, first: list[int], places: list[int]) -> list[list[int]] | 
     return kept if kept and not orders.wrong(len(places), kept) else None
 
 
-def _storable(text: str | None) -> str:
+def storable(text: str | None) -> str:
     """A byte-level model can write NUL, which PostgreSQL cannot keep."""
     return (text or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
@@ -198,6 +198,12 @@ def close(project: Project) -> Project:
 
 
 def reopen(project: Project) -> Project:
+    """Take rankings again. Raises Conflict for corrections, which nobody is asked to rank."""
+    if project.corrects:
+        text = (
+            "these are corrections of a dataset: to have people rank its groups anew, bring it in as rollouts"
+        )
+        raise Conflict(text)
     Project.objects.filter(pk=project.pk).update(closed=None)
     project.refresh_from_db()
     return project
