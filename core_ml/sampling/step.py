@@ -110,7 +110,7 @@ class Layer:
         keys, values = append(keys, turn, k), append(values, turn, v)
         # Query heads that share a key head are rows of one product.
         q = q.reshape(n * config.n_kv_head, -1, config.d_head)
-        scores = self.scores(q, keys, turn.windowed if self.windowed else turn.bias)
+        scores = self.scores(torch.bmm(q, keys.mT), turn.windowed if self.windowed else turn.bias)
         if turn.seats is None:
             weights = scores.softmax(-1, dtype=torch.float32).to(self.dtype)
             return torch.bmm(weights, values).reshape(n, -1)
@@ -118,21 +118,19 @@ class Layer:
 
     def branching(self, q: Tensor, scores: Tensor, values: Tensor, seats: Seats) -> Tensor:
         """Attention to a prompt that several rows share and to what each has written: one softmax over both."""
-        h, g = self.config.n_kv_head, q.size(1)
-        shared = self.scores(seats.grouped(q, h), seats.keys[self.number].flatten(0, 1), seats.bias)
-        both = torch.cat((seats.ungrouped(shared, h, g), scores), dim=-1)
+        shared = self.scores(seats.product(q, seats.keys[self.number], turned=True), seats.bias)
+        both = torch.cat((shared, scores), dim=-1)
         weights = both.softmax(-1, dtype=torch.float32).to(self.dtype)
         of_shared, of_own = weights.split((shared.size(-1), scores.size(-1)), dim=-1)
-        y = torch.bmm(seats.grouped(of_shared, h), seats.values[self.number].flatten(0, 1))
-        return torch.bmm(of_own, values) + seats.ungrouped(y, h, g)
+        return torch.bmm(of_own, values) + seats.product(of_shared, seats.values[self.number])
 
-    def scores(self, q: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-        """(B, g, d_head) and (B, S, d_head) to (B, g, S), what is hidden being far below all others."""
+    def scores(self, products: Tensor, bias: Tensor) -> Tensor:
+        """(B, g, S) of queries with keys, scaled and capped; what is hidden comes far below all others."""
         cap = self.config.attention_softcap
         if cap is None:
             # Not `baddbmm`, which first writes the bias out for every row: that took twice as long.
-            return torch.add(bias, torch.bmm(q, keys.mT), alpha=self.config.scale)
-        return cap * torch.tanh(torch.bmm(q, keys.mT) * (self.config.scale / cap)) + bias
+            return torch.add(bias, products, alpha=self.config.scale)
+        return cap * torch.tanh(products * (self.config.scale / cap)) + bias
 
     def feed_forward(self, x: Tensor) -> Tensor:
         inner, activate = self.up(x.to(self.dtype)), ACTIVATIONS[self.config.activation]
