@@ -8,6 +8,7 @@ no answer ends early, and TRL's gradient checkpointing, which would only slow it
 each and share nothing; real ones are PandaLM's (--data), whose lengths differ and whose prompts both answers share.
 
 Each side is a process; they take one step each in turn, after some to warm up, and a ratio is the median over the rounds.
+Rollouts of ours are made as in a short run, and as in a long one, whose steps of sampling are compiled (some 20 s before).
 Fails when the two disagree: on log-probabilities, loss and gradient of the same rollouts under the same weights, on
 loss and gradient of the same pairs, or on how much they sampled.
 
@@ -21,6 +22,7 @@ uncompiled: compiling them took a minute and saved a sixth of an update.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -93,7 +95,7 @@ def updates(model: torch.nn.Module, lr: float) -> Update:
     return Update(model, [optimizer], lambda step: 1.0, notes={}, grad_clip=1.0)
 
 
-def our_rounds(case: Case, setting: Setting) -> Iterator[dict[str, Any]]:
+def our_rounds(case: Case, setting: Setting, compiles: bool = False) -> Iterator[dict[str, Any]]:
     chat = network().requires_grad_(False)
     with_model = "reward model" in case.name
     scored = Rewards([RewardModel(chat, setting.tokenizer)])
@@ -116,6 +118,7 @@ def our_rounds(case: Case, setting: Setting) -> Iterator[dict[str, Any]]:
         kl_coef=KL if with_model else 0.0,
         seed=0,
         notes={},
+        compiles=compiles,
     )
     step = 0
     while True:
@@ -210,7 +213,8 @@ def serve(name: str, options: argparse.Namespace) -> None:
     if name.startswith("ours"):
         if "model" in case.name:
             check_rollouts(setting)
-        steps = our_rounds(case, setting) if case.is_rl else our_pairs(case, setting)
+        compiles = "compiled" in name
+        steps = our_rounds(case, setting, compiles) if case.is_rl else our_pairs(case, setting)
         while True:
             turn()
             begin = time.perf_counter()
@@ -262,9 +266,10 @@ class Worker:
 
 def compare(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
     peers = ["trl"] if options.quick else ["trl", "trl, same allocator"]
+    mine = ["ours", "ours, compiled"] if case.is_rl and not options.quick else ["ours"]
     workers: list[Worker] = []
     try:
-        for name in (*peers, "ours"):  # ours begins when TRL's first step lies there to be compared with
+        for name in (*peers, *mine):  # ours begins when TRL's first step lies there to be compared with
             workers.append(Worker(name, case, options))
             workers[-1].step()
         for _ in range(options.rounds + options.warm_up - 1):
@@ -281,15 +286,15 @@ def compare(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
     told = "; ".join(f"{name} {speed:,.1f}" for name, speed in speeds.items())
     print(f"{case.what} {case.name}: {told} a second", file=sys.stderr)
     rows = []
-    for peer in peers:
-        ratio = statistics.median(b / a for a, b in zip(times["ours"], times[peer], strict=True))
+    for own, peer in itertools.product(mine, peers):
+        ratio = statistics.median(b / a for a, b in zip(times[own], times[peer], strict=True))
         how = "same allocator" if "same" in peer else "as it comes"
         rows.append(
             {
                 "benchmark": "rl",
-                "metric": f"{case.what} a second, {case.name}, peer {how}",
+                "metric": f"{case.what} a second, {case.name}, {own}, peer {how}",
                 "unit": f"{case.what}/s",
-                "ours": round(speeds["ours"], 2),
+                "ours": round(speeds[own], 2),
                 "peer": round(speeds[peer], 2),
                 "peer_name": "TRL " + ("GRPOTrainer" if case.is_rl else "RewardTrainer"),
                 "ratio": round(ratio, 2),

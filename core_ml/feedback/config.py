@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import model_validator
 
 from core_ml.config import RecipeConfig, Threads, setting
-from core_ml.training.config import KeepEvery, SaveEvery
+from core_ml.training.config import Compile, KeepEvery, SaveEvery
 
 REWARD, PULL, OPTIMIZER, PPO, GOLD, REPORTS, MACHINE = (
     "Reward", "Pull to the chat model", "Optimizer", "PPO", "Gold", "Reports", "Machine",
@@ -313,6 +313,12 @@ class RlhfConfig(RecipeConfig):
         2, "Newest saved states that are kept, beside that of the best look.", group=MACHINE, ge=2, le=1000
     )
     keep_every: KeepEvery = None
+    compile: Compile = setting(
+        "auto",
+        "Turn the steps in which answers are sampled into one large kernel first; auto finds out by a short probe whether "
+        "the run is long enough.",
+        group=MACHINE,
+    )
     threads: Threads = None
 
     @model_validator(mode="after")

@@ -135,6 +135,8 @@ class Practice:
     seed: int
     notes: dict[str, Any]
     shaping: Shaping = field(default_factory=Shaping)
+    compiles: bool = False
+    """Whether answers are sampled in compiled steps."""
 
     @property
     def updates_per_step(self) -> int:
@@ -153,6 +155,7 @@ class Practice:
             temperature=1.0,  # what the policy gradient is derived for
             seed=seed,
             remember=True,
+            compiles=self.compiles,
         )
         scores = self.rewards(rollouts.prompts, rollouts.texts)
         moments = Moments(self.notes.setdefault("moments", {}))

@@ -92,8 +92,12 @@ def sample(
     stop_ids: Collection[int],
     seed: int,
     remember: bool = False,
+    compiles: bool = False,
 ) -> tuple[list[Completion], Recording | None]:
     """One completion for each prompt, drawn as `core_ml.sampling.generate` draws; with what sampling computed.
+
+    Args:
+        compiles: what is remembered is computed in compiled steps.
 
     Raises: UserError for a prompt that is empty or leaves no room at all.
     """
@@ -102,7 +106,7 @@ def sample(
     completions = [Completion() for _ in rows]
     sampler: Sampler[Running] = Sampler(model, precision(model.device))
     recording = Recording() if remember and _fits(model, rows) else None
-    matrices = sampler.keep() if recording else {}
+    matrices = sampler.keep(compiles) if recording else {}
 
     def stepped(drawn: list[Running]) -> None:
         if recording:

@@ -61,8 +61,9 @@ def practise(
     temperature: float,
     seed: int,
     remember: bool = False,
+    compiles: bool = False,
 ) -> Rollouts:
-    """Sample `n` answers to each prompt from the policy as it is now; `remember` what that computed."""
+    """Sample `n` answers to each prompt from the policy as it is now; `remember` what that computed, in compiled steps."""
     ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
     completions, recording = sample(
         policy,
@@ -72,6 +73,7 @@ def practise(
         stop_ids=(tokenizer.end_id,),
         seed=seed,
         remember=remember,
+        compiles=compiles,
     )
     return Rollouts(
         n,

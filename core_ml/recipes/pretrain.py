@@ -1,6 +1,7 @@
 """Trains a network from nothing to predict the next token of documents."""
 
 import time
+from functools import partial
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -69,14 +70,13 @@ def run(config: PretrainConfig, workspace: Workspace) -> Iterator[Event]:
     at_once = device.tokens_at_once(target)
     if config.recompute:
         fast.recompute_blocks(model)
+    one_pass = partial(backward, model, example, at_once)
     compiles = yield from fast.decide(
         config.compile,
         workspace,
-        model,
-        lambda: backward(model, example, at_once),
-        tuple(example.shape),
+        lambda: fast.pays(model, one_pass, tuple(example.shape), config.steps),
         config.steps,
-        sharded=config.shard,
+        config.shard,
     )
     if compiles:
         fast.compile_blocks(model)

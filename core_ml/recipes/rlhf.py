@@ -35,8 +35,9 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.rewards import Rewards, Shaping
     from core_ml.model import checkpoint
-    from core_ml.model.device import use_threads
-    from core_ml.training import lora
+    from core_ml.model.device import precision, use_threads
+    from core_ml.sampling.sampler import Sampler
+    from core_ml.training import fast, lora
     from core_ml.training.guard import Guard
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.schedule import lr_share
@@ -88,6 +89,13 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     )
     # A policy's loss has no level to rise from: where all answers are equally long it is 0 before the first update.
     update.guard = Guard(notes, config.spike, of="grad_norm")
+    n_rows = config.prompts_per_step * config.n_completions
+
+    def pays() -> bool:
+        n_steps = config.steps * config.max_new_tokens
+        return Sampler(policy, precision(policy.device)).pays(n_rows, n_steps, config.n_completions)
+
+    compiles = yield from fast.decide(config.compile, workspace, pays, config.steps)
     practice = Practice(
         actor=actor,
         chat=chat if config.needs_chat else None,
@@ -97,6 +105,7 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
         prompts=practised,
         method=Method(**config.model_dump(include=METHOD), **config.resolved),
         notes=notes,
+        compiles=compiles,
         shaping=Shaping(
             config.reward_normalize, config.reward_clip, config.eos_penalty, config.length_penalty
         ),

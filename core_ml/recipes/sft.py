@@ -1,6 +1,7 @@
 """Teaches a model to answer: supervised fine-tuning on conversations, with loss on the assistant's tokens only."""
 
 import time
+from functools import partial
 from collections.abc import Generator, Iterator
 from itertools import chain, zip_longest
 from typing import Any, Literal
@@ -155,14 +156,14 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     if config.batching == "packed":
         first = batches.batch(1).part(ranks.rank(), ranks.count(), model.device)
         packed = shapes_of_passes(first.ids, at_once)
+        one_pass = partial(
+            masked_backward, model, first.ids, first.mask, first.n_learned, first.segments, at_once
+        )
         compiles = yield from fast.decide(
             config.compile,
             workspace,
-            model,
-            lambda: masked_backward(model, first.ids, first.mask, first.n_learned, first.segments, at_once),
-            tuple(first.ids.shape),
+            lambda: fast.pays(model, one_pass, tuple(first.ids.shape), batches.steps, packed),
             batches.steps,
-            packed,
         )
         if compiles:
             fast.compile_blocks(model, packed)

@@ -51,7 +51,8 @@ class Linear:
             if self.keeps:
                 self.last = y
             return y
-        if x.size(0) > 1 and x.device.type == "cpu":
+        assert not self.keeps or x.device.type == "cpu", "only the operator of ours keeps what it gives"
+        if (x.size(0) > 1 or self.keeps) and x.device.type == "cpu":
             return torch.ops.core_ml.product(x, self.weight, self.number)
         return self.vector_product(x) if x.device.type == "cpu" else F.linear(x, self.weight, self.bias)
 
@@ -76,9 +77,19 @@ class Linear:
 # the layout by a number. The number is a tensor: as a constant, each new network would be compiled anew.
 _numbers = itertools.count()
 _linears: "weakref.WeakValueDictionary[int, Linear]" = weakref.WeakValueDictionary()
+
+
+def _product(x: Tensor, weight: Tensor, number: Tensor) -> Tensor:
+    linear = _linears[int(number)]
+    y = linear.product(x)
+    if linear.keeps:
+        linear.last = y.clone()  # the graph writes over what it has read
+    return y
+
+
 _library = torch.library.Library("core_ml", "FRAGMENT")
 _library.define("product(Tensor x, Tensor weight, Tensor number) -> Tensor")
-_library.impl("product", lambda x, weight, number: _linears[int(number)].product(x), "CPU")
+_library.impl("product", _product, "CPU")
 _library.impl("product", lambda x, weight, number: x.new_empty(x.size(0), weight.size(0)), "Meta")
 
 

@@ -96,6 +96,7 @@ class Sampler(Generic[R]):
         self.prefixes = Prefixes(model, prefix_bytes) if prefix_bytes else None
         self.kept: dict[tuple[int, ...], Tensor] | None = None
         """By prompt the logits (vocab_size,) that first tokens were drawn from, once `keep` was called."""
+        self._compiles = False
         with torch.inference_mode():
             self.slots = Slots(model.config, dtype, model.device)
             self._step = Step(model, dtype)
@@ -127,9 +128,13 @@ class Sampler(Generic[R]):
                     [row for row, own in zip(joining, where, strict=True) if own == number], cache, number
                 )
 
-    def keep(self) -> dict[tuple[int, str], Linear]:
-        """Keep what each step computes from here on; returns the matrices that hold it, by layer and name."""
-        self.kept = {}
+    def keep(self, compiles: bool = False) -> dict[tuple[int, str], Linear]:
+        """Keep what each step computes from here on; returns the matrices that hold it, by layer and name.
+
+        Args:
+            compiles: whether steps run compiled. Who keeps them learns from them, and decides it for a whole run by `pays`.
+        """
+        self.kept, self._compiles = {}, compiles
         for linear in self._step.linears.values():
             linear.keeps = True
         return self._step.linears
@@ -164,8 +169,16 @@ class Sampler(Generic[R]):
         self.slots.reserve(n_rows)
         if n_steps > 2 * PACK_AFTER:
             self._step.products.prepare(n_rows)
-        if self.kept is None:  # a compiled step keeps nothing
-            compiled.begin(self._step, n_rows, n_steps, self._shares(n_of_a_prompt))
+        shares = self._shares(n_of_a_prompt)
+        if self.kept is None:
+            compiled.begin(self._step, n_rows, n_steps, shares)
+        elif self._compiles:
+            compiled.use(self._step, n_rows, shares)
+
+    @computing
+    def pays(self, n_rows: int, n_steps: int, n_of_a_prompt: int = 1) -> bool:
+        """Whether compiling saves more than it costs in so many steps of so many rows: timed and remembered."""
+        return compiled.pays(self._step, n_rows, n_steps, self._shares(n_of_a_prompt))
 
     @computing
     def rest(self) -> None:

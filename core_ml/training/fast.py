@@ -113,20 +113,12 @@ def _dispatch(
 
 
 def decide(
-    how: Compile,
-    workspace: Workspace,
-    model: GPT,
-    one_pass: Callable[[], object],
-    shape: tuple[int, ...],
-    steps: int,
-    packed: Shapes | None = None,
-    sharded: bool = False,
+    how: Compile, workspace: Workspace, pays: Callable[[], bool], steps: int, sharded: bool = False
 ) -> Generator[Event, None, bool]:
     """Whether to compile: found out once in a run's life, since sums are ordered otherwise in compiled kernels.
 
     Args:
-        how: "auto" finds out by `pays`, whose arguments `model` to `packed` are.
-        workspace: keeps the answer.
+        how: "auto" asks `pays`. workspace: keeps the answer. steps: of the run.
         sharded: is never probed: a rank that is timed alone would wait for the others' shares for ever.
     """
     note = f"compiled-{ranks.rank()}.json"
@@ -135,7 +127,7 @@ def decide(
         known = how == "on"
         if how == "auto" and not sharded:
             yield Progress(0, steps, message="finding the quickest way")
-            known = pays(model, one_pass, shape, steps, packed)
+            known = pays()
         workspace.write_json(note, known)
     return known
 

@@ -20,6 +20,7 @@ from core_ml.feedback.rollout import Rollouts, practise, prompts_of_step
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.recipes.rlhf import RlhfConfig, run
+from core_ml.sampling import compiled
 from tests.core_ml.models import small_model, small_tokenizer, workspace, write_checkpoint, write_dataset
 
 
@@ -273,6 +274,7 @@ SAME_SEED = {
     "ppo": {"algorithm": "ppo", "kl_target": 1.0, "eos_penalty": 1.0},
     "lora": {"algorithm": "ppo", "lora_rank": 4, "ema": 0.5},
     "muon": {"algorithm": "ppo", "optimizer": "muon"},
+    "compiled": {"compile": "on"},
 }
 
 
@@ -300,6 +302,20 @@ def test_the_same_seed_gives_the_same_curve_and_a_stopped_run_goes_on_to_the_bit
         for name in ("whole", "stopped")
     ]
     assert digests[0] == digests[1]
+
+
+def test_whether_sampling_is_compiled_is_asked_once_for_the_whole_run(tmp_path, inputs, monkeypatch):
+    asked, used = [], []
+    monkeypatch.setattr(compiled, "pays", lambda step, *what: asked.append(what) or True)
+    monkeypatch.setattr(compiled, "use", lambda step, *what: used.append(what))
+    for event in (events := run(SMALL, workspace(tmp_path, inputs))):
+        if isinstance(event, Metric) and event.step:
+            break
+    events.close()
+    list(run(SMALL, workspace(tmp_path, inputs)))
+    # 16 answers of 8 tokens in each of 6 rounds, four to a prompt; looks at prompts kept aside ask for themselves.
+    assert [what for what in asked if what == (16, 48, True)] == [(16, 48, True)]
+    assert used.count((16, True)) >= SMALL.steps
 
 
 def aligned(path, inputs, **changes):

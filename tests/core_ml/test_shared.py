@@ -10,6 +10,7 @@ from core_ml.feedback.remembered import sample
 from core_ml.feedback.reward_model import read_rewards
 from core_ml.model import device
 from core_ml.model.gpt import rotate
+from core_ml.sampling import compiled
 from core_ml.training import lora
 from tests.core_ml.models import small_model
 
@@ -33,10 +34,10 @@ def exact(monkeypatch):
     monkeypatch.setattr(device, "_precision", torch.float32)
 
 
-def drawn(model):
+def drawn(model, **how):
     ids = [prompt for prompt in PROMPTS for _ in range(N)]
     completions, recording = sample(
-        model, ids, max_new_tokens=9, temperature=1.0, stop_ids=STOPS, seed=3, remember=True
+        model, ids, max_new_tokens=9, temperature=1.0, stop_ids=STOPS, seed=3, remember=True, **how
     )
     return [(prompt, done.ids) for prompt, done in zip(ids, completions, strict=True)], completions, recording
 
@@ -119,6 +120,26 @@ def test_an_adapted_layers_known_product_is_looked_up_and_not_computed():
             getattr(block, name).register_forward_hook(lambda *_: asked.append(1))
     shared.hidden(model, layout, known)
     assert not asked
+
+
+def test_compiled_steps_record_what_plain_ones_do_and_each_round_goes_on_with_the_same_graph(monkeypatch):
+    steps = []
+    graph = compiled._run
+    monkeypatch.setattr(compiled, "_run", lambda *step: steps.append(1) or graph(*step))
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for seed in range(3):  # weights that have moved are another round's
+        model = small_model(340, seed=seed)
+        rows, completions, recording = drawn(model)
+        assert not steps
+        others, others_told, other = drawn(model, compiles=True)
+        assert len(steps) > 2 and others == rows
+        steps.clear()
+        assert recording.order == other.order and recording.outputs.keys() == other.outputs.keys()
+        for name, parts in recording.outputs.items():
+            assert torch.allclose(torch.cat(other.outputs[name]), torch.cat(parts), atol=1e-5), name
+        for one, another in zip(completions, others_told, strict=True):
+            assert another.logprobs == pytest.approx(one.logprobs, abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= n_graphs + 1
 
 
 def test_the_recording_holds_the_samplers_own_numbers_and_those_of_some_groups():
