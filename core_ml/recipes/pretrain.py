@@ -1,9 +1,9 @@
 """Trains a network from nothing to predict the next token of documents."""
 
 import time
-from functools import partial
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from core_ml import ranks

@@ -1,8 +1,8 @@
 """Teaches a model to answer: supervised fine-tuning on conversations, with loss on the assistant's tokens only."""
 
 import time
-from functools import partial
 from collections.abc import Generator, Iterator
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any, Literal
 

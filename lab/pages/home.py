@@ -100,7 +100,8 @@ def _on_board(one: Stone, words: str) -> dict[str, Any]:
     item = {"x": round(one.x), "y": round(one.y), "id": one.id, "small": one.small, "stage": _stage(one)}
     if one.project:
         look = "people running" if one.is_live else "people"
-        ranked = f"{number(one.n_groups - one.n_left)} of {number(one.n_groups)} groups ranked"
+        done = "settled" if one.project.corrects else "ranked"
+        ranked = f"{number(one.n_groups - one.n_left)} of {number(one.n_groups)} groups {done}"
         url = reverse("labeling_project", args=[one.project.pk])
         return item | {"stone": look, "number": letter(one.project.pk), "name": one.project.name, "words": ranked, "url": url}  # fmt: skip
     if one.arena:

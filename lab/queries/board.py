@@ -178,7 +178,9 @@ def _plan(stones: dict[str, Stone], projects: list[Project]) -> None:
 
 
 def waiting_groups(project: Project) -> tuple[int, int]:
-    """How many groups of a project still want a ranking, and how many it has."""
+    """How many groups of a project still want a ranking, or to be settled, and how many it has."""
+    if project.corrects:
+        return project.groups.filter(settled__isnull=True).count(), project.groups.count()
     groups = project.groups.annotate(n=Count("rankings"))
     return groups.filter(n__lt=project.rankings_per_group).count(), groups.count()
 

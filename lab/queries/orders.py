@@ -16,6 +16,7 @@ from core_ml.feedback.orders import FILE, MAX_GROUPS, as_share
 from lab.models import Artifact, Group, Project
 from lab.queries import artifacts, rows
 from lab.queries import labeling as projects
+from lab.queries.lineage import exported_from
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,8 @@ def _of_dataset(model: Artifact, text: _Text | None, row: dict[str, Any]) -> dic
 
 def _group(text: _Text) -> Group | None:
     """The group of the project that the rankings were exported from, where there is one."""
-    origin = text.dataset.manifest.get("origin") or {}
-    pk = (origin.get("config") or {}).get("project")
-    if origin.get("recipe") != "labeling" or not isinstance(pk, int):
-        return None
-    found = Group.objects.filter(
-        project__in=projects.visible().filter(pk=pk), metadata__group_id=text.group_id
-    )
-    return found.first()
+    project = projects.visible().filter(pk=exported_from(text.dataset)).first()
+    return project.groups.filter(metadata__group_id=text.group_id).first() if project else None
 
 
 def _item(

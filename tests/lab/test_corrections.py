@@ -12,6 +12,7 @@ from lab.errors import Conflict, Invalid
 from lab.models import Group, Project
 from lab.queries import artifacts as queries
 from lab.queries import orders
+from lab.queries.board import waiting_groups
 from lab.services import artifacts
 from lab.services import labeling as services
 from tests.lab import making
@@ -44,7 +45,9 @@ def test_an_export_is_the_whole_dataset_with_the_settled_order_in_it(tmp_home, a
     assert (group.prompt, group.completions) == (before.groups[1].prompt, list(before.groups[1].completions))
     with pytest.raises(Conflict, match="nothing has been corrected"):
         services.export(group.project)
+    assert waiting_groups(group.project) == (1, 1)
     services.settle(group, boss, REVERSED, "the last is the only true one")
+    assert waiting_groups(group.project) == (0, 1)
     made = services.export(group.project)
     after = read_rankings(Folder(artifacts.local_path(made)))
     assert [g.id for g in after.groups] == ["g0", "g1", "g2"] and after.n_damaged == 0

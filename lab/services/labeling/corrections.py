@@ -4,6 +4,7 @@ It holds the groups that a researcher opened, each as the dataset has it. Its ex
 which a settled order stands in place of the rankings that its group had.
 """
 
+from itertools import chain
 from pathlib import Path
 
 from django.db import transaction
@@ -15,6 +16,7 @@ from core_ml.feedback.sets import stored
 from core_ml.feedback.sets.ranked import Ranked
 from lab.errors import FieldError, Invalid
 from lab.models import Account, Artifact, Group, Project
+from lab.queries.lineage import exported_from
 from lab.services import artifacts
 from lab.services.labeling.projects import storable
 
@@ -67,13 +69,9 @@ def votes(group: Group) -> Ranked:
 
 def _exported_from(dataset: Artifact) -> Project | None:
     """The project of an export. One that another lab exported may name a number that is another project's here."""
-    origin = dataset.manifest.get("origin") or {}
-    pk = (origin.get("config") or {}).get("project")
-    if origin.get("recipe") != "labeling" or not isinstance(pk, int):
-        return None
-    found = Project.objects.select_related("source").filter(pk=pk).first()
-    sources = [id for ids in (origin.get("inputs") or {}).values() for id in ids]
-    return found if found and found.source_id in sources else None
+    found = Project.objects.select_related("source").filter(pk=exported_from(dataset)).first()
+    inputs = dataset.manifest.get("origin", {}).get("inputs", {})
+    return found if found and found.source_id in chain.from_iterable(inputs.values()) else None
 
 
 def _read(dataset: Artifact, group_id: str) -> Ranked:
