@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from core_ml.errors import UserError
 from core_ml.feedback import layout as layouts
 from core_ml.feedback import shared
+from core_ml.feedback.computed import Known
 from core_ml.feedback.layout import Chunk, Layout, lay_out, score_cells
 from core_ml.feedback.losses import (
     Estimator,
@@ -28,7 +29,6 @@ from core_ml.feedback.losses import (
 )
 from core_ml.feedback.remembered import Recording
 from core_ml.feedback.rollout import Rollouts
-from core_ml.feedback.shared import Known
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast
 from core_ml.model.gpt import GPT

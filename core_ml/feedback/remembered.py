@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from core_ml.feedback.batches import Row
+from core_ml.feedback.computed import Computed, Known, Name
 from core_ml.feedback.layout import Layout, lay_out
-from core_ml.feedback.shared import Known, Name, bounded
+from core_ml.feedback.shared import bounded
 from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
 from core_ml.sampling.generate import Completion, complete, rows_of
@@ -32,6 +33,8 @@ class Recording:
     first: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     order: list[tuple[int, int]] = field(default_factory=list)
     outputs: dict[Name, list[Tensor]] = field(default_factory=dict)
+    weights: dict[Name, Tensor] = field(default_factory=dict)
+    """What it multiplied with: until the first update the network's own, in the type of the products."""
     _latest: tuple[list[int], tuple[Layout, Known]] | None = None
     """Of which answers `of` was asked last, and what it said: the look back and the first update ask alike."""
 
@@ -54,14 +57,18 @@ class Recording:
             device,
             order,
         )
+        whole = len(chosen) == len(self.order)
         for name, parts in self.outputs.items():
-            if len(parts) > 1:
+            if len(parts) > 1 and (name == (-1, "head") or not whole):
                 self.outputs[name] = [torch.cat(parts)]  # not beside the pieces: a vocabulary's are many
-        known = {name: parts[0] for name, parts in self.outputs.items() if parts}
-        if len(chosen) < len(self.order):
+        known = {name: Computed(parts, self.weights[name]) for name, parts in self.outputs.items()}
+        if not whole:
             # Typed, since there may be none: each of these answers has ended at once.
             index = torch.tensor(chosen, dtype=torch.long, device=device)
-            known = {name: values[index] for name, values in known.items()}
+            known = {
+                name: Computed([computed.parts[0][index]], computed.weight)
+                for name, computed in known.items()
+            }
         self._latest = list(numbers), (layout, known)
         return layout, known
 
@@ -74,11 +81,12 @@ class Recording:
             read: the rows that are wanted, of all that are read.
         """
         prompts = [prompt for prompt, _ in rows[::k]]
-        begin, end, _ = read.indices(len(prompts) + len(known.get((-1, "head"), ())))
+        head = known.get((-1, "head"))
+        begin, end, _ = read.indices(len(prompts) + (0 if head is None else len(head)))
         first = [self.first[tuple(prompt)] for prompt in prompts[begin:end]]
-        if (-1, "head") not in known:
+        if head is None:
             return torch.stack(first)
-        rest = known[-1, "head"][max(0, begin - len(prompts)) : max(0, end - len(prompts))]
+        rest = head.parts[0][max(0, begin - len(prompts)) : max(0, end - len(prompts))]
         rest = bounded(rest, model.config.logit_softcap)
         return torch.cat((torch.stack(first).to(rest.dtype), rest)) if first else rest
 
@@ -107,6 +115,8 @@ def sample(
     sampler: Sampler[Running] = Sampler(model, precision(model.device))
     recording = Recording() if remember and _fits(model, rows) else None
     matrices = sampler.keep(compiles) if recording else {}
+    if recording:
+        recording.weights = {name: linear.weight for name, linear in matrices.items()}
 
     def stepped(drawn: list[Running]) -> None:
         if recording:

@@ -7,21 +7,17 @@ siblings' gradients by itself. Of the last layer only what is read goes past att
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from core_ml.feedback.computed import Known, adapted_product, linear_product
 from core_ml.feedback.layout import Chunk, Layout
 from core_ml.feedback.losses import CACHED, by_rows
 from core_ml.model.attention import attend, capped
-from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Rotation
+from core_ml.model.gpt import ACTIVATIONS, GPT, Block, Norm, Rotation
 from core_ml.training.lora import Adapted
 
 HIDDEN = -1e30  # finite, so that an empty place of a grid stays finite too
-Name = tuple[int, str]
-"""A matrix: the number of its layer and what it is there; the head is (-1, "head")."""
-Known = dict[Name, Tensor]
-"""Outputs of matrices at the answers' tokens that somebody has computed already, in the layout's order."""
 
 
 def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
@@ -37,13 +33,13 @@ def hidden(model: GPT, layout: Layout, known: Known | None = None) -> Tensor:
             biases[window] = _masks(layout, window, config.n_head // config.n_kv_head)
         turned = rotation if config.rotates(block.layer) else None
         last = block.layer == config.n_layer - 1
-        x = _block(block, x, turned, layout, biases[window], _of_layer(known, block.layer), last)
-    return model.norm(x)
+        x = _block(block, x, turned, layout, biases[window], known or {}, last)
+    return _normed(model.norm, x, x.dtype)
 
 
 def logits(model: GPT, states: Tensor, known: Known | None = None) -> Tensor:
     """(len(read), vocab_size) from `hidden`, in the products' type where there is no softcap."""
-    raw = _product("head", model.head_weight, None, states, _of_layer(known, -1))
+    raw = linear_product(states, model.head_weight, None, (known or {}).get((-1, "head")))
     return bounded(raw, model.config.logit_softcap)
 
 
@@ -57,17 +53,13 @@ def head_of_rows(known: Known, rows: slice, n_read: int) -> Known:
     if outputs is None:
         return {}
     first = n_read - len(outputs)  # the last rows are the known ones
-    own = outputs[max(0, rows.start - first) : max(0, rows.stop - first)]
+    own = outputs.rows(max(0, rows.start - first), max(0, rows.stop - first))
     return {(-1, "head"): own} if len(own) else {}
 
 
 def token_logprobs(logits: Tensor, written: Layout | Chunk) -> Tensor:
     """(number of the answers' tokens,) log-probability of each, one answer after another."""
     return _TokenLogprobs.apply(logits, written.source, written.targets)
-
-
-def _of_layer(known: Known | None, layer: int) -> dict[str, Tensor]:
-    return {name: outputs for (number, name), outputs in (known or {}).items() if number == layer}
 
 
 def _flat(rotation: Rotation) -> Rotation:
@@ -105,23 +97,22 @@ def _block(
     rotation: Rotation | None,
     layout: Layout,
     masks: Masks,
-    known: dict[str, Tensor],
+    known: Known,
     last: bool,
 ) -> Tensor:
     """`Block.forward` for flat tokens (M, d_model)."""
     config = block.config
 
     def product(name: str, x: Tensor) -> Tensor:
-        layer = getattr(block, name)
-        if isinstance(layer, Adapted) and name in known:
-            return _KnownAdapted.apply(
-                x, layer.weight, layer.bias, layer.a, layer.b, layer.scale, known[name]
-            )
+        layer, computed = getattr(block, name), known.get((block.layer, name))
+        if isinstance(layer, Adapted) and computed is not None:
+            return adapted_product(x, layer, computed)
         if type(layer) is not nn.Linear:
             return layer(x)
-        return _product(name, layer.weight, layer.bias, x, known)
+        return linear_product(x, layer.weight, layer.bias, computed)
 
-    heads = product("qkv", block.norm1(x)).view(x.size(0), -1, config.d_head)
+    taken = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    heads = product("qkv", _normed(block.norm1, x, taken)).view(x.size(0), -1, config.d_head)
     q, k, v = heads.split((config.n_head, config.n_kv_head, config.n_kv_head), dim=1)
     q, k = block.q_norm(q), block.k_norm(k)
     if rotation is not None:
@@ -130,13 +121,51 @@ def _block(
     if last:
         x, y = x[layout.read], y[layout.read]
     x = x + block.post_norm1(product("out", y))
-    inner, activate = product("up", block.norm2(x)), ACTIVATIONS[config.activation]
+    inner, activate = product("up", _normed(block.norm2, x, taken)), ACTIVATIONS[config.activation]
     if config.gated:
         gate, inner = inner.chunk(2, dim=-1)
         inner = activate(gate) * inner
     else:
         inner = activate(inner)
     return x + block.post_norm2(product("down", inner))
+
+
+def _normed(norm: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of flat tokens (M, d_model), in the type that is read next where the norm gives that."""
+    if not isinstance(norm, Norm) or norm.kind != "rms" or x.device.type != "cpu":
+        return norm(x)
+    return _Normed.apply(x, norm.scale, norm.eps, dtype)
+
+
+class _Normed(Function):
+    """`F.rms_norm` for flat tokens (M, d_model), some rows at a time: the library makes ten passes over all of them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps, dtype):  # type: ignore[no-untyped-def]
+        out, inverse = torch.empty(x.shape, dtype=dtype), torch.empty(x.size(0), 1)
+        n = max(1, CACHED // 2 // x.size(1))
+        for rows, into, inv in zip(x.split(n), out.split(n), inverse.split(n), strict=True):
+            torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32, out=inv)
+            inv.square_().div_(x.size(1)).add_(eps).rsqrt_()
+            into.copy_(rows * inv if weight is None else (rows * inv).mul_(weight))
+        ctx.save_for_backward(x, weight, inverse)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight, inverse = ctx.saved_tensors
+        grad_x = torch.empty(x.shape, dtype=x.dtype)
+        grad_weight = None if weight is None else torch.zeros_like(weight)
+        n = max(1, CACHED // 2 // x.size(1))
+        parts = (x.split(n), grad.split(n), inverse.split(n), grad_x.split(n))
+        for rows, of_rows, inv, into in zip(*parts, strict=True):
+            normed, of_rows = rows * inv, of_rows.float()
+            if weight is not None:
+                grad_weight += (of_rows * normed).sum(0)
+                of_rows = of_rows * weight
+            along = (of_rows * normed).sum(-1, keepdim=True).div_(x.size(1))
+            into.copy_(torch.addcmul(of_rows, normed, along, value=-1).mul_(inv))
+        return grad_x, grad_weight, None, None
 
 
 class _Turned(Function):
@@ -206,56 +235,6 @@ def _grouped(x: Tensor, k: int) -> Tensor:
 
 def _ungrouped(x: Tensor, k: int) -> Tensor:
     return x.unflatten(2, (k, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def _product(name: str, weight: Tensor, bias: Tensor | None, x: Tensor, known: dict[str, Tensor]) -> Tensor:
-    if name not in known:
-        return F.linear(x, weight, bias)
-    return _KnownProduct.apply(x, weight, bias, known[name])
-
-
-class _KnownProduct(Function):
-    """x @ weight.T + bias whose last rows are known: they are not computed again, and have gradients all the same."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, known):  # type: ignore[no-untyped-def]
-        low, x_low = weight.to(known.dtype), x.to(known.dtype)
-        n_new = x.size(0) - known.size(0)
-        ctx.save_for_backward(x_low, low)
-        ctx.types = x.dtype, weight.dtype, bias is not None
-        new = F.linear(x_low[:n_new], low, None if bias is None else bias.to(known.dtype))
-        return torch.cat((new, known))
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        grad_weight = (grad.T @ x).to(ctx.types[1]) if ctx.needs_input_grad[1] else None
-        grad_bias = grad.sum(0, dtype=torch.float32) if ctx.types[2] else None
-        return (grad @ weight).to(ctx.types[0]), grad_weight, grad_bias, None
-
-
-class _KnownAdapted(Function):
-    """`_KnownProduct` beside whose matrix an adapter learns: sampling has multiplied with the two as one.
-
-    The adapter's gradients go through its own narrow matrices, so none of the matrix's size is made.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale, known):  # type: ignore[no-untyped-def]
-        x_low, low, a_low, b_low = (tensor.to(known.dtype) for tensor in (x, weight, a, b))
-        n_new, inner = x.size(0) - known.size(0), F.linear(x_low, a_low)
-        ctx.save_for_backward(x_low, low, a_low, b_low, inner)
-        ctx.scale, ctx.types = scale, (x.dtype, a.dtype, b.dtype)
-        new = F.linear(x_low[:n_new], low, None if bias is None else bias.to(known.dtype))
-        return torch.cat((new + scale * F.linear(inner[:n_new], b_low), known))
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, weight, a, b, inner = ctx.saved_tensors
-        narrow = ctx.scale * (grad @ b)
-        grads = grad @ weight + narrow @ a, narrow.T @ x, ctx.scale * (grad.T @ inner)
-        grad_x, grad_a, grad_b = (one.to(dtype) for one, dtype in zip(grads, ctx.types, strict=True))
-        return grad_x, None, None, grad_a, grad_b, None, None
 
 
 class _TokenLogprobs(Function):

@@ -61,11 +61,14 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(first) if weighted else None
         self.bias = nn.Parameter(torch.zeros(width)) if weighted and bias and config.norm_bias else None
 
+    @property
+    def scale(self) -> Tensor | None:
+        return self.weight + 1 if self.one_plus and self.weight is not None else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight + 1 if self.one_plus and self.weight is not None else self.weight
         if self.kind == "layer":
-            return F.layer_norm(x, (x.size(-1),), weight, self.bias, self.eps)
-        return F.rms_norm(x, (x.size(-1),), weight, self.eps)
+            return F.layer_norm(x, (x.size(-1),), self.scale, self.bias, self.eps)
+        return F.rms_norm(x, (x.size(-1),), self.scale, self.eps)
 
 
 class Block(nn.Module):

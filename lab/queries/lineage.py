@@ -48,7 +48,7 @@ def ancestors(thing: Artifact | Run) -> tuple[dict[int, Run], dict[int, Project]
             runs[made.run_id] = made.run
             above = _taken_by(made.run)
         elif not made.run_id:
-            if project := Project.objects.filter(pk=exported_from(made)).first():
+            if project := Project.objects.filter(pk=exported_from(made) or 0).first():
                 projects[project.pk] = project
             ids = [id for given in made.manifest.get("origin", {}).get("inputs", {}).values() for id in given]
             above = list(Artifact.objects.filter(pk__in=ids).select_related("run"))

@@ -138,7 +138,7 @@ def _of_dataset(model: Artifact, text: _Text | None, row: dict[str, Any]) -> dic
 
 def _group(text: _Text) -> Group | None:
     """The group of the project that the rankings were exported from, where there is one."""
-    project = projects.visible().filter(pk=exported_from(text.dataset)).first()
+    project = projects.visible().filter(pk=exported_from(text.dataset) or 0).first()
     return project.groups.filter(metadata__group_id=text.group_id).first() if project else None
 
 

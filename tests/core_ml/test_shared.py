@@ -1,7 +1,10 @@
 """Prompts read once, and sampling that is the forward pass: the numbers are those of whole rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from core_ml.feedback import shared
 from core_ml.feedback.batches import WORTH_SHARING, in_parts
@@ -71,6 +74,23 @@ def test_logprobs_and_gradients_are_those_of_whole_rows(changes, remembered):
     assert got.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-5 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_some_rows_at_a_time_is_the_textbooks(weighted, dtype, monkeypatch):
+    monkeypatch.setattr(shared, "CACHED", 64)
+    found = []
+    for normed in (shared._Normed.apply, lambda x, weight, eps, to: F.rms_norm(x, (8,), weight, eps).to(to)):
+        draws = torch.Generator().manual_seed(0)
+        x = torch.randn(13, 8, generator=draws, requires_grad=True)
+        weight = torch.randn(8, generator=draws, requires_grad=True) if weighted else None
+        y = normed(x, weight, 1e-6, dtype)
+        assert y.dtype == dtype
+        y.backward(torch.randn(13, 8, generator=draws).to(dtype))
+        found.append([y, x.grad, *([weight.grad] if weighted else [])])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-2 if ours.dtype == torch.bfloat16 else 1e-5)
 
 
 def adapted(**changes):
@@ -190,16 +210,19 @@ def test_answers_are_drawn_as_without_remembering():
 
 
 def test_a_known_product_is_looked_up_and_not_computed():
+    def more(computed):
+        return replace(computed, parts=[part + 1 for part in computed.parts])
+
     model = small_model(340)
     rows, _, recording = drawn(model)
     layout, known = recording.of(rows, range(len(rows)), N, model.device)
     with torch.no_grad():
         sound = shared.logits(model, shared.hidden(model, layout, known), known)
-        spoilt = {name: values + 1 if name == (0, "up") else values for name, values in known.items()}
+        spoilt = known | {(0, "up"): more(known[0, "up"])}
         states = shared.hidden(model, layout, spoilt)
         # What stands after the spoilt matrix is known as well: only a layer's inner part can tell, and none is read.
         assert torch.equal(shared.logits(model, states, known)[2:], sound[2:])
-        spoilt = {name: values + 1 if name == (-1, "head") else values for name, values in known.items()}
+        spoilt = known | {(-1, "head"): more(known[-1, "head"])}
         assert torch.allclose(shared.logits(model, states, spoilt)[2:], sound[2:] + 1)
 
 

@@ -69,7 +69,7 @@ def votes(group: Group) -> Ranked:
 
 def _exported_from(dataset: Artifact) -> Project | None:
     """The project of an export. One that another lab exported may name a number that is another project's here."""
-    found = Project.objects.select_related("source").filter(pk=exported_from(dataset)).first()
+    found = Project.objects.select_related("source").filter(pk=exported_from(dataset) or 0).first()
     inputs = dataset.manifest.get("origin", {}).get("inputs", {})
     return found if found and found.source_id in chain.from_iterable(inputs.values()) else None
 
