@@ -14,14 +14,13 @@ Each side is a process; they take turns, and a ratio is the median over the roun
 6 heads, vocabulary 4,096, Llama-like. Different prompts have 32 tokens and the shared one 128; 128 are sampled at
 temperature 1. Fails when greedy tokens of ours and of `transformers` or litgpt differ by more than rounding can.
 
-Last measured on one core of a quiet Zen 4 (AVX-512 with bfloat16), three rounds; tokens/s of ours, compiled where that is
-quicker, and of the best peer: one row 414 against litgpt's 150 (3.0; goal 2; llama.cpp 490), 8 prompts 1,417 against
-llama.cpp's 699 (2.2; goal 2), 64 prompts 3,112 against 1,210 of `transformers` (2.6; goal 2), 64 rollouts of one prompt
-2,526 against 899 (2.8; goal 3, missed): that is nanochat's engine in float32, with a network of its own; litgpt 778 (3.2) and
-`transformers` 664 (3.8). Steps of shared prompts did not run compiled then: that gave 2,614 to 2,734 instead of 1,967 to
-2,648 in five turns of ours alone.
-On one Zen 5 core, without litgpt: 680 against 227 (3.0), 2,709 against llama.cpp's 1,123 (2.3), 5,384 against 1,693 (3.2),
-4,411 against 1,337 (3.3). On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before keys and values were stored without
+Last measured on one core of a quiet Zen 5 (AVX-512 with bfloat16), three rounds; tokens/s of ours, compiled, and of the
+best peer: one row 589 against litgpt's 250 (2.3; goal 2; llama.cpp 846), 8 prompts 2,803 against llama.cpp's 1,140 (2.5; goal
+2), 64 prompts 5,119 against 1,679 of `transformers` (3.05; goal 2), 64 rollouts of one prompt 5,916 against 1,426 of
+nanochat's engine in float32, with a network of its own (4.2; goal 3; llama.cpp 1,348). Uncompiled the last is 4,572.
+On one Zen 4 core, before the compiled step knew shared prompts: 414 against litgpt's 150 (3.0), 1,417 against llama.cpp's
+699 (2.2), 3,112 against 1,210 of `transformers` (2.6), 2,526 against nanochat's 899 (2.8).
+On one Zen 1 core (no AVX-512: float32, 37 GFLOP/s), before keys and values were stored without
 gaps: 157 against 79 (2.0), 434 against 308 (1.4), 677 against 444 (1.5) and 776 against 612 (1.3); there products alone
 take 70 % of a step of 64 rows, at nine tenths of the ceiling.
 """
