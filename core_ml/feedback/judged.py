@@ -26,7 +26,7 @@ from core_ml.tasks import solve
 from core_ml.tasks.rows import read_rows
 
 Pair = tuple[int, int]
-OF_A_VOTE = ("weight", "preference", "shown", "marks", "comment", "correction", "settled", "note")
+OF_A_VOTE = ("weight", "preference", "shown", "marks", "comment", "correction", "settled", "note", "judge")
 """Metadata that one labeler's vote has, and not the group."""
 PRIOR = 0.5
 """Ties of each answer with an imagined one: without it an answer that only wins stands infinitely high."""
@@ -66,15 +66,10 @@ def _of_rankings(folder: artifact.Folder) -> Iterator[Ranked]:
         n = len(group.completions)
         by_labeler: dict[str, Vote] = {}
         for vote in group.votes:
-            if not vote.simulated and _fits(vote, n):
+            if not vote.simulated and vote.fits(n):
                 by_labeler.setdefault(vote.labeler, vote)  # a second ranking measures its labeler
         kept = {key: value for key, value in group.metadata.items() if key not in OF_A_VOTE}
         yield Ranked(group.group_id, group.prompt, group.completions, list(by_labeler.values()), kept)
-
-
-def _fits(vote: Vote, n: int) -> bool:
-    named = [index for tied in vote.order for index in tied]
-    return len(set(named)) == len(named) and all(index is not None and 0 <= index < n for index in named)
 
 
 def _of_rollouts(folder: artifact.Folder) -> Iterator[Ranked]:

@@ -48,6 +48,7 @@ class Recording:
         """
         if self._latest and self._latest[0] == list(numbers):
             return self._latest[1]
+        self._latest = None  # not beside what is asked for now
         new = {number: place for place, number in enumerate(numbers)}
         chosen = [place for place, (row, _) in enumerate(self.order) if row in new]
         order = [(new[self.order[place][0]], self.order[place][1]) for place in chosen]
@@ -100,21 +101,21 @@ def sample(
     stop_ids: Collection[int],
     seed: int,
     remember: bool = False,
-    compiles: bool = False,
+    compiles: bool | None = None,
 ) -> tuple[list[Completion], Recording | None]:
     """One completion for each prompt, drawn as `core_ml.sampling.generate` draws; with what sampling computed.
 
     Args:
-        compiles: what is remembered is computed in compiled steps.
+        compiles: whether in compiled steps; None finds out.
 
     Raises: UserError for a prompt that is empty or leaves no room at all.
     """
     rows = rows_of(model, prompts, Sampling(temperature=temperature), max_new_tokens, seed)
     number = {row: index for index, row in enumerate(rows)}
     completions = [Completion() for _ in rows]
-    sampler: Sampler[Running] = Sampler(model, precision(model.device))
+    sampler: Sampler[Running] = Sampler(model, precision(model.device), compiles=compiles)
     recording = Recording() if remember and _fits(model, rows) else None
-    matrices = sampler.keep(compiles) if recording else {}
+    matrices = sampler.keep() if recording else {}
     if recording:
         recording.weights = {name: linear.weight for name, linear in matrices.items()}
 

@@ -61,9 +61,13 @@ def practise(
     temperature: float,
     seed: int,
     remember: bool = False,
-    compiles: bool = False,
+    compiles: bool | None = None,
 ) -> Rollouts:
-    """Sample `n` answers to each prompt from the policy as it is now; `remember` what that computed, in compiled steps."""
+    """Sample `n` answers to each prompt from the policy as it is now; `remember` what that computed.
+
+    Args:
+        compiles: whether in compiled steps; None finds out.
+    """
     ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
     completions, recording = sample(
         policy,

@@ -25,6 +25,7 @@ LIKELY_GAIN = 0.25
 LIKELY_COMPILING = 3.0  # s a layer
 MAX_LAYER = 5e-3  # s of a step: above it a job is timed however few its steps are
 PROBED_LENGTH = 64
+MAX_GRAPHS = 64
 _steps: Counter[str] = Counter()
 """Made in this process so far: a hundred short jobs are one long one."""
 
@@ -94,6 +95,8 @@ def seconds(step: Step, n: int, shared: bool = False, n_steps: int = 8) -> float
 
 @functools.cache
 def _network() -> Any:
+    # One process samples from several networks in several ways; beyond the limit steps would silently run plain.
+    torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
     return torch.compile(Step.network)
 
 

@@ -51,8 +51,7 @@ class Linear:
             if self.keeps:
                 self.last = y
             return y
-        assert not self.keeps or x.device.type == "cpu", "only the operator of ours keeps what it gives"
-        if (x.size(0) > 1 or self.keeps) and x.device.type == "cpu":
+        if self.keeps or (x.size(0) > 1 and x.device.type == "cpu"):
             return torch.ops.core_ml.product(x, self.weight, self.number)
         return self.vector_product(x) if x.device.type == "cpu" else F.linear(x, self.weight, self.bias)
 
@@ -89,7 +88,8 @@ def _product(x: Tensor, weight: Tensor, number: Tensor) -> Tensor:
 
 _library = torch.library.Library("core_ml", "FRAGMENT")
 _library.define("product(Tensor x, Tensor weight, Tensor number) -> Tensor")
-_library.impl("product", _product, "CPU")
+for _device in ("CPU", "CUDA"):
+    _library.impl("product", _product, _device)
 _library.impl("product", lambda x, weight, number: x.new_empty(x.size(0), weight.size(0)), "Meta")
 
 

@@ -88,15 +88,21 @@ class Sampler(Generic[R]):
     Args:
         dtype: of products, keys and values; float32 gives the log-probabilities that the checkpoint has.
         prefix_bytes: of keys and values of earlier prompts and completions that are kept.
+        compiles: whether expected steps run compiled; None finds out. Who learns from them decides by `pays`, for a whole run.
     """
 
-    def __init__(self, model: GPT, dtype: torch.dtype = torch.float32, prefix_bytes: int = 0) -> None:
-        self.model, self.dtype = model, dtype
+    def __init__(
+        self,
+        model: GPT,
+        dtype: torch.dtype = torch.float32,
+        prefix_bytes: int = 0,
+        compiles: bool | None = None,
+    ) -> None:
+        self.model, self.dtype, self.compiles = model, dtype, compiles
         self.rows: list[R] = []
         self.prefixes = Prefixes(model, prefix_bytes) if prefix_bytes else None
         self.kept: dict[tuple[int, ...], Tensor] | None = None
         """By prompt the logits (vocab_size,) that first tokens were drawn from, once `keep` was called."""
-        self._compiles = False
         with torch.inference_mode():
             self.slots = Slots(model.config, dtype, model.device)
             self._step = Step(model, dtype)
@@ -128,13 +134,9 @@ class Sampler(Generic[R]):
                     [row for row, own in zip(joining, where, strict=True) if own == number], cache, number
                 )
 
-    def keep(self, compiles: bool = False) -> dict[tuple[int, str], Linear]:
-        """Keep what each step computes from here on; returns the matrices that hold it, by layer and name.
-
-        Args:
-            compiles: whether steps run compiled. Who keeps them learns from them, and decides it for a whole run by `pays`.
-        """
-        self.kept, self._compiles = {}, compiles
+    def keep(self) -> dict[tuple[int, str], Linear]:
+        """Keep what each step computes from here on; returns the matrices that hold it, by layer and name."""
+        self.kept = {}
         for linear in self._step.linears.values():
             linear.keeps = True
         return self._step.linears
@@ -170,10 +172,10 @@ class Sampler(Generic[R]):
         if n_steps > 2 * PACK_AFTER:
             self._step.products.prepare(n_rows)
         shares = self._shares(n_of_a_prompt)
-        if self.kept is None:
-            compiled.begin(self._step, n_rows, n_steps, shares)
-        elif self._compiles:
+        if self.compiles:
             compiled.use(self._step, n_rows, shares)
+        elif self.compiles is None:
+            compiled.begin(self._step, n_rows, n_steps, shares)
 
     @computing
     def pays(self, n_rows: int, n_steps: int, n_of_a_prompt: int = 1) -> bool:

@@ -8,6 +8,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
+from core_ml.errors import UserError
 from core_ml.feedback.orders import merged
 from lab import markup
 from lab.errors import Invalid
@@ -42,7 +43,11 @@ def decide(request: Any, id: int, task: int) -> HttpResponse:
         if problem is None:
             return redirect("labeling_project", id)
         messages.error(request, problem)
-    said = _said(group)
+    try:
+        said = _said(group)
+    except (Invalid, UserError) as error:
+        messages.error(request, f"Its rankings cannot be read: {_told(error)}.")
+        said = []
     begin = group.settled or group.gold or merged(one.order for one in said if not one.again)
     place = places(begin)
     shown = said[:MAX_LABELERS]
@@ -72,11 +77,13 @@ def decide(request: Any, id: int, task: int) -> HttpResponse:
 def _said(group: Group) -> list[Said]:
     """By labelers of this lab; of a group that is corrected, by whoever ranked it in its dataset."""
     if group.project.corrects:
+        n = len(group.completions)
         return [
             Said(
                 one.labeler, one.simulated, one.order, {str(i): list(names) for i, names in one.flags.items()}
             )
             for one in services.votes(group).votes
+            if one.fits(n)
         ]
     return [
         Said(
@@ -104,10 +111,15 @@ def correct(request: Any) -> HttpResponse:
         group = services.correct(
             dataset, request.POST.get("group", "")[:MAX_ID].replace("\0", ""), request.user
         )
-    except Invalid as error:
-        messages.error(request, f"{error.errors[0].message[:1].upper()}{error.errors[0].message[1:]}.")
+    except (Invalid, UserError) as error:
+        text = _told(error)
+        messages.error(request, f"{text[:1].upper()}{text[1:]}.")
         return redirect("dataset", dataset.pk)
     return redirect("labeling_decide", group.project_id, group.pk)
+
+
+def _told(error: Invalid | UserError) -> str:
+    return error.message if isinstance(error, UserError) else error.errors[0].message
 
 
 def _get(id: int, task: int) -> Group:

@@ -10,6 +10,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
+from core_ml.errors import UserError
 from lab.errors import Conflict, FieldError, Invalid
 from lab.models import Artifact, Project, Ranking, Run
 from lab.pages import label_course, label_settings
@@ -189,7 +190,7 @@ def _reward_models(exports: list[Artifact]) -> list[dict[str, Any]]:
 def export(request: HttpRequest, id: int) -> HttpResponse:
     try:
         made = services.export(_get(id), request.user)  # type: ignore[arg-type]
-    except Conflict as error:
+    except (Conflict, UserError) as error:
         messages.error(request, str(error).capitalize() + ".")
         return redirect("labeling_project", id)
     messages.info(request, f"{made.summary['rankings']:,} rankings are a dataset now.")

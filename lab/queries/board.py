@@ -148,7 +148,8 @@ def _maker(artifact: Artifact, projects: list[Project]) -> str:
         for project in projects:
             if str(artifact.summary.get("project")) in (str(project.pk), project.name):
                 return f"project-{project.pk}"
-        sources = artifact.manifest.get("origin", {}).get("inputs", {})
+        # What a run made of a dataset that is corrected too is the run's.
+        sources = {} if artifact.run_id else artifact.manifest.get("origin", {}).get("inputs", {})
         for project in projects:
             if any(project.source_id in ids for ids in sources.values()):
                 return f"project-{project.pk}"

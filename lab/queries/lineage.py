@@ -1,6 +1,7 @@
 """What an artifact stands on: the runs, labelling projects and artifacts before it, and what it was taught with."""
 
 from dataclasses import dataclass
+from itertools import chain as chained
 from typing import Any
 
 from core_ml.errors import UserError
@@ -28,6 +29,13 @@ def exported_from(artifact: Artifact) -> int | None:
     return number if origin.get("recipe") == "labeling" else None
 
 
+def project_of(artifact: Artifact) -> Project | None:
+    """The project itself. What another lab exported may name a number that is another project's here."""
+    found = Project.objects.select_related("source").filter(pk=exported_from(artifact) or 0).first()
+    inputs = artifact.manifest.get("origin", {}).get("inputs", {})
+    return found if found and found.source_id in chained.from_iterable(inputs.values()) else None
+
+
 def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 < value < 2**31 else None
 
@@ -48,7 +56,7 @@ def ancestors(thing: Artifact | Run) -> tuple[dict[int, Run], dict[int, Project]
             runs[made.run_id] = made.run
             above = _taken_by(made.run)
         elif not made.run_id:
-            if project := Project.objects.filter(pk=exported_from(made) or 0).first():
+            if project := project_of(made):
                 projects[project.pk] = project
             ids = [id for given in made.manifest.get("origin", {}).get("inputs", {}).values() for id in given]
             above = list(Artifact.objects.filter(pk__in=ids).select_related("run"))

@@ -15,8 +15,7 @@ from core_ml.errors import UserError
 from core_ml.feedback.orders import FILE, MAX_GROUPS, as_share
 from lab.models import Artifact, Group, Project
 from lab.queries import artifacts, rows
-from lab.queries import labeling as projects
-from lab.queries.lineage import exported_from
+from lab.queries.lineage import project_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,12 @@ class Orders:
 
 def exports(project: Project) -> QuerySet[Artifact]:
     """The datasets of rankings that were exported from a project, newest first."""
+    source = {f"manifest__origin__inputs__{project.source.form}__0": project.source_id}
     return artifacts.visible("dataset").filter(
-        form="rankings", manifest__origin__recipe="labeling", manifest__origin__config__project=project.pk
+        form="rankings",
+        manifest__origin__recipe="labeling",
+        manifest__origin__config__project=project.pk,
+        **source,
     )
 
 
@@ -138,7 +141,7 @@ def _of_dataset(model: Artifact, text: _Text | None, row: dict[str, Any]) -> dic
 
 def _group(text: _Text) -> Group | None:
     """The group of the project that the rankings were exported from, where there is one."""
-    project = projects.visible().filter(pk=exported_from(text.dataset) or 0).first()
+    project = project_of(text.dataset)
     return project.groups.filter(metadata__group_id=text.group_id).first() if project else None
 
 

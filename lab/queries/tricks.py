@@ -152,7 +152,7 @@ def orders(source: Artifact) -> dict[str, Fair]:
     found = {}
     for group in Group.objects.filter(project__source=source):
         mine = ranked.get(group.pk, [])
-        if known := group.settled or (merged(order for order, _ in mine)):
+        if known := group.settled or merged(order for order, _ in mine):
             places = group.metadata["places"]
             found[group.metadata["group_id"]] = Fair(
                 [[places[index] for index in tied] for tied in known],

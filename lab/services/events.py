@@ -3,7 +3,6 @@
 The position in the file moves in the same transaction as the rows, and under the run's token.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from lab.models import Figure as FigureRow
 from lab.models import Sample as SampleRow
 from lab.models.run import FAILED, RUNNING, STARTING, SUCCEEDED
 from lab.services import artifacts, claims, metrics
+from lab.services.storable import storable
 
 KEPT_LOG_LINES = 2000
 MAX_BATCH_BYTES = 4 * 1024**2
@@ -71,20 +71,9 @@ def read(path: Path, seq: int, offset: int) -> Batch:
 
 
 def _storable(event: Event) -> Event:
-    """The event with nothing in it that a database refuses: NUL in text, numbers that JSON has no word for."""
     if isinstance(event, Metric):
         return event
-    return replace(event, **{field.name: _clean(getattr(event, field.name)) for field in fields(event)})
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\x00", "\ufffd")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(_clean(key)): _clean(item) for key, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+    return replace(event, **{field.name: storable(getattr(event, field.name)) for field in fields(event)})
 
 
 def is_whole(path: Path) -> bool:

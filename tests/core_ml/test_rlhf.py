@@ -8,7 +8,7 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.events import Figure, Log, Metric, Resumed, Sample, Summary
 from core_ml.feedback import layout as layout_module
-from core_ml.feedback import shared
+from core_ml.feedback import remembered, shared
 from core_ml.feedback.layout import lay_out
 from core_ml.feedback.losses import Moments
 from core_ml.feedback.policy import Actor, Before, backward, look_back, parts
@@ -304,7 +304,12 @@ def test_the_same_seed_gives_the_same_curve_and_a_stopped_run_goes_on_to_the_bit
     assert digests[0] == digests[1]
 
 
-def test_whether_sampling_is_compiled_is_asked_once_for_the_whole_run(tmp_path, inputs, monkeypatch):
+@pytest.mark.parametrize("remembers", [True, False])
+def test_whether_sampling_is_compiled_is_asked_once_for_the_whole_run(
+    tmp_path, inputs, remembers, monkeypatch
+):
+    if not remembers:  # rounds too large to be kept
+        monkeypatch.setattr(remembered, "MAX_BYTES", 0)
     asked, used = [], []
     monkeypatch.setattr(compiled, "pays", lambda step, *what: asked.append(what) or True)
     monkeypatch.setattr(compiled, "use", lambda step, *what: used.append(what))
@@ -313,6 +318,7 @@ def test_whether_sampling_is_compiled_is_asked_once_for_the_whole_run(tmp_path, 
             break
     events.close()
     list(run(SMALL, workspace(tmp_path, inputs)))
+    assert len({what[0] for what in asked}) == 1 + 2  # of practice, greedy and sampled looks
     # 16 answers of 8 tokens in each of 6 rounds, four to a prompt; looks at prompts kept aside ask for themselves.
     assert [what for what in asked if what == (16, 48, True)] == [(16, 48, True)]
     assert used.count((16, True)) >= SMALL.steps

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow.parquet as pq
 import pytest
 from django.db import connection, connections
 
@@ -11,7 +12,7 @@ from core_ml.feedback.pairs import read_rankings
 from lab.errors import Conflict, Invalid
 from lab.models import Group, Project
 from lab.queries import artifacts as queries
-from lab.queries import orders
+from lab.queries import labeling, orders
 from lab.queries.board import waiting_groups
 from lab.services import artifacts
 from lab.services import labeling as services
@@ -70,6 +71,75 @@ def test_an_export_is_the_whole_dataset_with_the_settled_order_in_it(tmp_home, a
         for i in range(3)
         for who in ("ada", "bob", "eve")
     ]
+
+
+def written(rows, uid="0000eeee", **columns):
+    """A dataset of rankings as another program may have written it, with other columns than ours."""
+    source = making.dataset("rankings", rows, uid)
+    path = artifacts.local_path(source) / "rankings.parquet"
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        table = table.drop_columns(name) if name in table.column_names else table
+        table = table if values is None else table.append_column(name, [values])
+    pq.write_table(table, path)
+    return source
+
+
+ROW = {"group_id": "g0", "prompt": "p", "completions": ["one", "two"], "order": [[0], [1]], "labeler": "ada"}
+
+
+def test_columns_that_another_program_left_out_or_added_do_no_harm(browser, tmp_home, account):
+    source = written(
+        [ROW, ROW | {"group_id": "g1"}], weight=[0.25, 0.5], flags=None, seconds=None, metadata=None
+    )
+    group = services.correct(source, "g0")
+    page = browser().get(f"/labeling/{group.project_id}/groups/{group.pk}").content.decode()
+    assert "ada" in page and page.count("selected") == 2
+    services.settle(group, account("researcher", "boss"), [[1], [0]])
+    corrected, other = exported(group.project).groups
+    assert [one.weight for one in corrected.rankings] == [1.0] and [one.weight for one in other.rankings] == [
+        0.5
+    ]
+
+
+def test_damaged_rankings_and_what_no_database_keeps_do_no_harm(browser, tmp_home):
+    rows = [ROW | {"labeler": f"l{i}"} for i in range(3)]
+    odd = '{"score": NaN, "\\u0000": "a\\u0000b", "deep": [1e999]}'
+    source = written(rows, order=[[[0], [0]], [[5], [0]], [[1], [0]]], metadata=[odd] * 3)
+    group = services.correct(source, "g0")
+    group.refresh_from_db()
+    assert group.metadata["metadata"] == {"score": None, "\ufffd": "a\ufffdb", "deep": [None]}
+    page = browser().get(f"/labeling/{group.project_id}/groups/{group.pk}").content.decode()
+    assert "l2" in page and "l0" not in page and "l1" not in page
+
+
+def test_a_file_that_cannot_be_read_is_told_and_no_page_breaks(browser, tmp_home):
+    source = written([ROW])
+    group = services.correct(source, "g0")
+    (artifacts.local_path(source) / "rankings.parquet").write_bytes(b"PAR1 and nothing else")
+    page = browser().get(f"/labeling/{group.project_id}/groups/{group.pk}")
+    assert page.status_code == 200 and "cannot be read" in page.content.decode()
+    sent = {"dataset": source.pk, "group": "g1"}
+    assert browser().post("/labeling/corrections", sent)["Location"] == f"/datasets/{source.pk}"
+    group.settled = [[1], [0]]
+    group.save()
+    assert (
+        browser().post(f"/labeling/{group.project_id}/export")["Location"] == f"/labeling/{group.project_id}"
+    )
+
+
+def test_what_another_lab_exported_is_not_the_project_that_has_its_number_here(tmp_home, account):
+    project = services.create_project("ours", making.rollouts(), "", 1)
+    making.rank(project, account("labeler", "lea"))
+    export = services.export(project)
+    source = crowd()
+    source.manifest = {
+        **source.manifest,
+        "origin": export.manifest["origin"] | {"inputs": {"rollouts": ["elsewhere"]}},
+    }
+    source.save()
+    assert orders.exports(project).get() == export
+    assert services.correct(source, "g0").project.source == source
 
 
 def test_asked_for_again_it_is_the_same_group_and_another_dataset_has_a_project_of_its_own(tmp_home, account):
@@ -133,7 +203,7 @@ def test_labelers_are_not_asked_and_the_project_is_not_opened_to_them(browser, a
     project = services.correct(crowd(), "g0").project
     lea = account("labeler", "lea")
     assert services.next_group(project, lea) is None
-    assert project not in orders.projects.visible("labeler")
+    assert project not in labeling.visible("labeler")
     with pytest.raises(Conflict, match="bring it in as rollouts"):
         services.reopen(project)
     assert api().post(f"/api/v1/labeling/projects/{project.pk}/reopen").status_code == 409

@@ -26,6 +26,11 @@ class Vote:
     seconds: float = 0.0
     metadata: Row = field(default_factory=dict)
 
+    def fits(self, n: int) -> bool:
+        """Whether the order names none but n completions, and each at most once."""
+        named = [index for tied in self.order for index in tied]
+        return len(set(named)) == len(named) and all(index is not None and 0 <= index < n for index in named)
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:

@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
+from core_ml import parquet
 from core_ml.errors import UserError
 from core_ml.feedback.sets.ranked import Ranked, Row, Vote
 from core_ml.tasks.rows import as_dict
@@ -83,8 +85,19 @@ def groups(paths: Sequence[Path], only: str | None = None) -> Iterator[Ranked]:
 
 
 def rows(paths: Sequence[Path], only: str | None = None) -> Iterator[Row]:
-    """The rows as they are, a group's together where its first one stands; or those of one group."""
-    wanted = ", ".join(f'"{name}"' for name in (*COLUMNS, *TEXTS))
+    """The rows as they are, a group's together where its first one stands; or those of one group.
+
+    A column that the files lack is NULL; `weight` is one that few have.
+    """
+    there: set[str] = set()
+    try:
+        for path in paths:
+            with parquet.open_file(path) as file:
+                there.update(file.schema_arrow.names)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"these rankings cannot be read: {error}") from error
+    columns = (*COLUMNS, *TEXTS, "weight")
+    wanted = ", ".join(f'"{name}"' if name in there else f'NULL AS "{name}"' for name in columns)
     first = 'min(("filename", "file_row_number")) OVER (PARTITION BY "group_id") AS first_row'
     order = 'first_row, "filename", "file_row_number"'
     return _rows(paths, f'{wanted}, {first}, "filename", "file_row_number"', order, only)

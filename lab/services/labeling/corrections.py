@@ -4,7 +4,6 @@ It holds the groups that a researcher opened, each as the dataset has it. Its ex
 which a settled order stands in place of the rankings that its group had.
 """
 
-from itertools import chain
 from pathlib import Path
 
 from django.db import transaction
@@ -16,9 +15,9 @@ from core_ml.feedback.sets import stored
 from core_ml.feedback.sets.ranked import Ranked
 from lab.errors import FieldError, Invalid
 from lab.models import Account, Artifact, Group, Project
-from lab.queries.lineage import exported_from
+from lab.queries.lineage import project_of
 from lab.services import artifacts
-from lab.services.labeling.projects import storable
+from lab.services.storable import storable
 
 
 def correct(dataset: Artifact, group_id: str, account: Account | None = None) -> Group:
@@ -31,7 +30,7 @@ def correct(dataset: Artifact, group_id: str, account: Account | None = None) ->
         what = f"{dataset.kind} {dataset.what}".strip()
         text = f"only an order in a dataset of rankings can be corrected, and {dataset.name} is a {what}"
         raise Invalid([FieldError("dataset", text)])
-    project = _exported_from(dataset)
+    project = project_of(dataset)
     if project is not None:
         if group := project.groups.filter(metadata__group_id=group_id).first():
             return group
@@ -57,7 +56,7 @@ def correct(dataset: Artifact, group_id: str, account: Account | None = None) ->
             metadata={
                 "group_id": group_id,
                 "places": ranked.metadata.get("places") or list(range(len(ranked.completions))),
-                "metadata": {k: v for k, v in ranked.metadata.items() if k not in OF_A_VOTE},
+                "metadata": storable({k: v for k, v in ranked.metadata.items() if k not in OF_A_VOTE}),
             },
         )
 
@@ -65,13 +64,6 @@ def correct(dataset: Artifact, group_id: str, account: Account | None = None) ->
 def votes(group: Group) -> Ranked:
     """What the dataset says of a group that is corrected: its texts, and the rankings that the correction replaces."""
     return _read(group.project.source, group.metadata["group_id"])
-
-
-def _exported_from(dataset: Artifact) -> Project | None:
-    """The project of an export. One that another lab exported may name a number that is another project's here."""
-    found = Project.objects.select_related("source").filter(pk=exported_from(dataset) or 0).first()
-    inputs = dataset.manifest.get("origin", {}).get("inputs", {})
-    return found if found and found.source_id in chain.from_iterable(inputs.values()) else None
 
 
 def _read(dataset: Artifact, group_id: str) -> Ranked:

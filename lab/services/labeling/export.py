@@ -4,8 +4,8 @@ Left out are second rankings of a group by the same labeler and those of gold gr
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.conf import settings
 from core_ml.artifact import Folder, Origin, Writer
 from core_ml.feedback.pairs import n_pairs
 from core_ml.feedback.sets import exporting, stored
-from core_ml.tasks.rows import SCHEMAS
+from core_ml.tasks.rows import SCHEMAS, as_dict
 from lab.errors import Conflict
 from lab.models import Account, Artifact, Group, Project, Ranking
 from lab.models.run import new_uid
@@ -23,9 +23,9 @@ from lab.services import artifacts
 
 def export(project: Project, account: Account | None = None) -> Artifact:
     """The project's rankings as a dataset. Raises Conflict when there are none yet."""
-    found = iter(rows(project))
-    first = next(found, None)
-    if first is None or (project.corrects and not project.groups.filter(settled__isnull=False).exists()):
+    settled = project.groups.filter(settled__isnull=False).count()
+    found: Iterable[dict[str, Any]] = rows(project) if settled or not project.corrects else ()
+    if isinstance(found, Sequence) and not found:
         what = "corrected" if project.corrects else "ranked"
         raise Conflict(f"nothing has been {what} in this project yet: there is nothing to export")
     uid = new_uid()
@@ -44,8 +44,7 @@ def export(project: Project, account: Account | None = None) -> Artifact:
     )
     try:
         counted = _Counted()
-        exporting.write_parquet(counted.each(chain([first], found)), writer.path / "rankings.parquet")
-        settled = project.groups.filter(settled__isnull=False).count()
+        exporting.write_parquet(counted.each(found), writer.path / "rankings.parquet")
         writer.finish({"project": project.pk, "settled": settled} | counted.summary())
     except BaseException:
         writer.discard()
@@ -78,7 +77,15 @@ def _corrected(project: Project) -> Iterator[dict[str, Any]]:
         if id in settled:
             yield _settled_row(settled[id])
         else:
-            yield from ({name: row[name] for name in SCHEMAS["rankings"].names} for row in rows)
+            yield from map(_kept, rows)
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it was; what its ranking weighs stands where every dataset of rankings may have it."""
+    kept = {name: row[name] for name in SCHEMAS["rankings"].names}
+    if row["weight"] is not None:
+        kept["metadata"] = json.dumps(as_dict(row["metadata"]) | {"weight": row["weight"]})
+    return kept
 
 
 def _ranking_row(ranking: Ranking) -> dict[str, Any]:
@@ -114,12 +121,12 @@ def _row(group: Group, more: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Counted:
-    """Counts rows on their way into a file: however many there are, only who ranked and eight bytes a group are kept."""
+    """Counts rows on their way into a file, a group's together: however many there are, only who ranked is kept."""
 
     def __init__(self) -> None:
-        self._n = dict.fromkeys(("rankings", "simulated", "pairs"), 0)
+        self._n = dict.fromkeys(("rankings", "simulated", "pairs", "groups"), 0)
         self._seconds = 0.0
-        self._groups: set[int] = set()
+        self._group: Any = None
         self._labelers: set[str] = set()
 
     def each(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -128,10 +135,10 @@ class _Counted:
             self._n["simulated"] += bool(row["simulated"])
             self._n["pairs"] += n_pairs(row["order"] or [])
             self._seconds += row["seconds"] or 0
-            self._groups.add(hash(row["group_id"]))
+            self._n["groups"] += row["group_id"] != self._group
+            self._group = row["group_id"]
             self._labelers.add(row["labeler"])
             yield row
 
     def summary(self) -> dict[str, Any]:
-        n = {"groups": len(self._groups), "labelers": len(self._labelers)}
-        return self._n | n | {"seconds": round(self._seconds, 1)}
+        return self._n | {"labelers": len(self._labelers), "seconds": round(self._seconds, 1)}

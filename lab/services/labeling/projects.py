@@ -15,6 +15,7 @@ from lab.errors import Conflict, FieldError, Invalid
 from lab.models import FLAGS, NEXT, Account, Artifact, Group, Project, Tour
 from lab.services import artifacts
 from lab.services.labeling import orders, turns
+from lab.services.storable import storable
 
 MAX_RANKINGS_PER_GROUP = 10
 MAX_ANSWERS = 9
@@ -155,15 +156,15 @@ def _groups(project: Project, rows: Iterator[dict[str, Any]]) -> Iterator[Group]
         yield Group(
             project=project,
             index=index,
-            prompt=storable(row["prompt"]),
-            completions=[storable(row["completions"][place]) for place in places],
+            prompt=storable(row["prompt"] or ""),
+            completions=[storable(row["completions"][place] or "") for place in places],
             gold=_gold(metadata.get("gold"), [first_of[text] for text in row["completions"]], places),
             uncertainty=uncertainty if isinstance(uncertainty, int | float) else None,
             metadata={
                 "group_id": str(row["group_id"]),
                 "places": places,
                 "cut_off": [not row["ended"][place] for place in places] if row.get("ended") else None,
-                "metadata": metadata,
+                "metadata": storable(metadata),
             },
         )
         index += 1
@@ -183,11 +184,6 @@ def _gold(order: Any, first: list[int], places: list[int]) -> list[list[int]] | 
     except (TypeError, IndexError):
         return None
     return kept if kept and not orders.wrong(len(places), kept) else None
-
-
-def storable(text: str | None) -> str:
-    """A byte-level model can write NUL, which PostgreSQL cannot keep."""
-    return (text or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def close(project: Project) -> Project:
