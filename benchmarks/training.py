@@ -47,9 +47,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from parts.training_sides import SHAPES, batches, config_like, our_step, peer_step
+from parts.training_sides import SHAPES, Step, batches, config_like, our_step, peer_step
 
 from core_ml.model import device
+from core_ml.model.gpt import GPT
+from core_ml.training import fast
+from core_ml.training.loss import masked_backward, shapes_of_passes
+from core_ml.training.optim import optimizers
+from core_ml.training.update import Update
 
 TOLERANCE = 0.005  # nats a step between two ways of adding the same numbers
 WARM_UP = 3
@@ -227,6 +232,58 @@ def _utilization(name: str, family: str, ours: Variant) -> list[dict[str, Any]]:
     ]
 
 
+def packed(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Fine-tuning's rows, each of four conversations whose second half is learned: with and without compiled layers.
+
+    There is no peer: it is what `compile` of a fine-tuning run decides about. Fails when the two losses part.
+    """
+    device.use_threads(options.threads)
+    where, shape = device.choose(), SHAPES["tiny" if options.quick else "B"]
+    place = torch.arange(shape.seq_len + 1)
+    segments = (place * 4 // (shape.seq_len + 1)).expand(shape.batch_size, -1).to(where)
+    mask = (place * 8 // (shape.seq_len + 1) % 2 == 1).expand(shape.batch_size, -1).to(where)
+    at_once = device.tokens_at_once(where)
+    steps: dict[str, Step] = {}
+    for name in ("plain", "compiled"):
+        torch.manual_seed(0)
+        model = GPT(config_like("nanochat", shape)).to(where)
+        if name == "compiled":
+            some = torch.zeros(shape.batch_size, shape.seq_len + 1)
+            fast.compile_blocks(model, shapes_of_passes(some, at_once))
+        update = Update(model, optimizers(model, 0.02, 3e-3), lambda step: 1.0, notes={})
+
+        def step(ids: torch.Tensor, model: GPT = model, update: Update = update) -> float:
+            loss = masked_backward(model, ids, mask, int(mask[:, 1:].sum()), segments, at_once)
+            update(1, loss)
+            return loss.item()
+
+        steps[name] = step
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _, ids in zip(range(options.rounds + WARM_UP), batches(shape), strict=False):
+        losses = []
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            losses.append(step(ids.to(where)))
+            times[name].append(time.perf_counter() - begin)
+        if abs(losses[0] - losses[1]) > TOLERANCE:
+            raise SystemExit(f"packed rows: losses part, {losses[0]:.4f} and {losses[1]:.4f}")
+    plain, compiled = (statistics.median(taken[WARM_UP:]) for taken in times.values())
+    print(
+        f"packed rows, {shape.tokens:,} tokens: {1e3 * plain:.1f} and {1e3 * compiled:.1f} ms",
+        file=sys.stderr,
+    )
+    return [
+        {
+            "benchmark": "training",
+            "metric": "packed rows, compiled over plain",
+            "unit": "tokens/s",
+            "ours": round(shape.tokens / compiled),
+            "plain": round(shape.tokens / plain),
+            "ratio": round(plain / compiled, 3),
+        }
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
@@ -241,12 +298,18 @@ def main() -> int:
     parser.add_argument(
         "--litgpt", default=os.environ.get("LITGPT"), help="a folder that has litgpt, if it is not installed"
     )
+    parser.add_argument(
+        "--packed", action="store_true", help="fine-tuning's packed rows instead, compiled and not"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options)
         return 0
     options.rounds = options.rounds or (3 if options.quick else 12)
+    if options.packed:
+        print(json.dumps(packed(options)))
+        return 0
     shapes = options.shapes or ("tiny" if options.quick else "C" if torch.cuda.is_available() else "A,B")
     there = families(options)
     rows = [

@@ -22,6 +22,14 @@ def test_a_benchmark_agrees_with_its_peers_and_ends_with_one_line_of_json(name: 
     assert all(one["ours"] > 0 and one["peer"] > 0 for one in found)
 
 
+def test_packed_rows_are_learned_alike_compiled_and_plain() -> None:
+    command = [sys.executable, "benchmarks/training.py", "--quick", "--packed"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (found,) = json.loads(ended.stdout.splitlines()[-1])
+    assert found["ours"] > 0 and found["plain"] > 0
+
+
 def test_of_many_labelers_rankings_none_is_lost_and_none_doubled() -> None:
     command = [sys.executable, "benchmarks/labeling.py", "--quick"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
