@@ -67,8 +67,8 @@ WHOLE: dict[str, Any] = {
     "d_model": 64, "n_layer": 3, "vocab": 512,
 }  # fmt: skip
 QUICK: dict[str, Any] = {
-    **WHOLE, "sizes": [20, 60], "proxies": 2, "seeds": 1, "n": 16, "prompts": 10, "conversations": 600, "problems": 150,
-    "held_out": 20, "steps": 4, "eval_every": 1, "watched": 12, "d_model": 32, "n_layer": 2,
+    **WHOLE, "sizes": [20, 60], "proxies": 2, "rl_proxies": 1, "seeds": 1, "n": 16, "prompts": 10, "conversations": 600,
+    "problems": 150, "held_out": 20, "steps": 4, "eval_every": 1, "watched": 12, "d_model": 32, "n_layer": 2,
 }  # fmt: skip
 Piece = tuple[str, Callable[[], dict[str, Any]]]
 
