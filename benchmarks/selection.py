@@ -12,7 +12,7 @@ weight drawn anew (Rubin 1981): "form" knows the surface features, "form and wor
 TF-IDF of all answers of the set (Deerwester et al. 1990), so that it has more to learn. Differences are paired: both ways
 share the split, the start and the labelers of a seed, and the interval is over seeds.
 
-Last measured on two shared cores, one thread, 20 seeds; Auto-J when there were 15 surface features instead of 33.
+Last measured on two shared cores, one thread, 20 seeds.
 Gain of the mean accuracy over the curve, uncertain and unlike first less random, with its 95 % interval, and the rankings
 that it needs for what random has after half of the set:
   form, PandaLM (491 groups)            +0.021 (+0.013 to +0.029), 75 for 260: 3.5 times as few (2.5 to 4.9)
