@@ -25,8 +25,10 @@ thousandth). B (six rounds): GPT-2 15,922 against 8,816 (1.81; goal 1.8) and 10,
 6,814 (1.99) and 9,691 (1.46, missed); nanochat 12,753 against 7,510 (1.67, missed) and 8,758 (1.47, missed). Most memory of the peers is 1.09 to 1.69 times ours.
 On A three quarters of our step are products at the machine's ceiling, on B three fifths.
 
-On a quiet Zen 5 core, with nanoGPT: A 4,298 against 2,619 (1.62) and 3,488 (1.24), B 27,965 against 13,216 (2.11) and 16,343
-(1.70). On one Zen 1 core (no bfloat16, 37 GFLOP/s), where products take most of a step on both sides: B 2,862 against 2,456
+On a quiet Zen 5 core: B (six rounds) GPT-2 31,519 against 13,348 (2.37) and 17,133 (1.84), Llama 29,874 against 10,187 (2.95)
+and 16,601 (1.81), nanochat 24,766 against 11,198 (2.20) and 14,286 (1.75), most memory of the peers 1.15 to 1.72 times ours;
+A, with nanoGPT alone, 4,298 against 2,619 (1.62) and 3,488 (1.24). Fine-tuning's packed rows of B (--packed) 24,728 compiled
+and 20,686 plain. On one Zen 1 core (no bfloat16, 37 GFLOP/s), where products take most of a step on both sides: B 2,862 against 2,456
 (1.15) and 2,667 (1.07), A 304 against 320 (0.98) and 321 (0.91) beside other work. On an Intel core whose bfloat16 is slow,
 beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25).
 """
