@@ -4,6 +4,7 @@ import random
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.fields.json import KT
 
 FLAGS = ("untrue", "nonsense", "harmful", "not answering", "cut off")
 NEXT = ("random", "uncertain")
@@ -50,6 +51,10 @@ class Project(models.Model):
     def corrects(self) -> bool:
         """Whether it holds a researcher's corrections of a dataset of rankings, and nothing for labelers."""
         return self.source.form == "rankings"
+
+
+GROUP_ID = KT("metadata__group_id")
+"""A group's id in its dataset, as the text that it is: read as JSON, "140" would come back as a number."""
 
 
 class Group(models.Model):

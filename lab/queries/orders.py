@@ -14,6 +14,7 @@ from core_ml.artifact import Folder
 from core_ml.errors import UserError
 from core_ml.feedback.orders import FILE, MAX_GROUPS, as_share
 from lab.models import Artifact, Group, Project
+from lab.models.labeling import GROUP_ID
 from lab.queries import artifacts, rows
 from lab.queries.lineage import project_of
 
@@ -55,7 +56,7 @@ def of(project: Project, model: Artifact, *, offset: int = 0, limit: int = 1) ->
     """
     kept = _kept(model)
     ids = [row.get("group_id") for row in kept]
-    known = dict(project.groups.filter(metadata__group_id__in=ids).values_list("metadata__group_id", "pk"))
+    known = dict(project.groups.filter(metadata__group_id__in=ids).values_list(GROUP_ID, "pk"))
     found = [row for row in kept if row.get("group_id") in known]
     part = found[offset : offset + limit]
     groups = project.groups.in_bulk([known[row["group_id"]] for row in part])

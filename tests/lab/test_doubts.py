@@ -63,6 +63,14 @@ def scores(project):
     return {g.metadata["group_id"]: g.uncertainty for g in project.groups.all()}
 
 
+def test_scores_of_groups_whose_ids_read_as_numbers_are_taken_too(tmp_home):
+    rows = [{"group_id": id, "prompt": f"p {id}", "completions": ["x", "y"]} for id in ("140", "1e5")]
+    project = services.create_project("numbered", making.dataset("rollouts", rows))
+    ended(project, {"140": 0.4, "1e5": 0.2})
+    services.take_scores()
+    assert scores(project) == {"140": 0.4, "1e5": 0.2}
+
+
 def test_the_scores_of_a_run_that_has_ended_are_taken_once_and_groups_change_their_turn(project, lea):
     run = ended(project, {"g0": 0.4, "g1": 0.3, "g2": 0.2, "unknown": 0.5})
     ended(project, {"g3": 0.5}, status="running")

@@ -141,6 +141,16 @@ def test_groups_of_other_projects_are_passed_over(project):
     assert found.count == len(found.items) == 3
 
 
+def test_ids_that_read_as_numbers_are_found_as_the_texts_that_they_are(tmp_home, account):
+    ids = ["140", "1e5", "007", "null", "true"]
+    rows = [{"group_id": id, "prompt": f"prompt {id}", "completions": making.FOUR} for id in ids]
+    project = services.create_project("numbered", making.dataset("rollouts", rows), "", 1)
+    making.rank(project, account("labeler", "lea"))
+    services.export(project)
+    found = orders.of(project, reward_model(project, {key: [1, 2, 3, 4] for key in ids}), limit=9)
+    assert {item["prompt"] for item in found.items} == {f"prompt {id}" for id in ids}
+
+
 def test_lines_cross_only_where_the_model_turns_a_pair_around():
     item = {"labelers_order": [[0, 1], [2], [3]], "model_order": [[1], [0], [3], [2]], "scores": [3, 4, 1, 2], "completions": "abcd"}  # fmt: skip
     drawn = draw(item)

@@ -14,6 +14,7 @@ from core_ml import parquet
 from core_ml.artifact import Folder
 from lab.errors import FieldError, Invalid
 from lab.models import Account, Artifact, Project, Run, RunInput
+from lab.models.labeling import GROUP_ID
 from lab.models.run import SUCCEEDED
 from lab.services import artifacts, runs
 from lab.services.labeling.turns import set_uncertainty
@@ -55,7 +56,7 @@ def take_scores() -> None:
 def _take(project: Project, run: Run) -> None:
     made = run.artifacts.get(output="rollouts")
     scores = _scores(made)
-    names = set(project.groups.values_list("metadata__group_id", flat=True))
+    names = set(project.groups.values_list(GROUP_ID, flat=True))
     with transaction.atomic():
         # One change of this row, so that of two sweeps at a time one stores the scores.
         if Project.objects.filter(pk=project.pk, scored_by__lt=run.pk).update(scored_by=run.pk):
