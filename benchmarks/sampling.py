@@ -14,8 +14,9 @@ Each side is a process; they take turns, and a ratio is the median over the roun
 6 heads, vocabulary 4,096, Llama-like. Different prompts have 32 tokens and the shared one 128; 128 are sampled at
 temperature 1. Fails when greedy tokens of ours and of `transformers` or litgpt differ by more than rounding can.
 
-Last measured on one core of a quiet Zen 5 (AVX-512 with bfloat16), three rounds; tokens/s of ours, compiled, and of the
-best peer: one row 589 against litgpt's 250 (2.3; goal 2; llama.cpp 846), 8 prompts 2,803 against llama.cpp's 1,140 (2.5; goal
+Last measured on one core of a Zen 5 (AVX-512 with bfloat16), three rounds, quiet for 8 prompts and for the shared one, with
+light work on the other core for the other two (8 prompts gave 1.99 beside it); tokens/s of ours, compiled, and of the best
+peer: one row 589 against litgpt's 250 (2.3; goal 2; llama.cpp 846), 8 prompts 2,803 against llama.cpp's 1,140 (2.5; goal
 2), 64 prompts 5,119 against 1,679 of `transformers` (3.05; goal 2), 64 rollouts of one prompt 5,916 against 1,426 of
 nanochat's engine in float32, with a network of its own (4.2; goal 3; llama.cpp 1,348). Uncompiled the last is 4,572.
 On one Zen 4 core, before the compiled step knew shared prompts: 414 against litgpt's 150 (3.0), 1,417 against llama.cpp's
