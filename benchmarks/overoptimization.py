@@ -3,8 +3,8 @@
 For each seed a small chat model is taught five tasks, some of which it half masters. A rule (4 for correct, 2 for
 complete, 1 for short) is gold; proxies learn from 50, 200, 1,000 and 5,000 rankings of four answers by that rule, in which
 one score of twenty is off by 1.5 standard deviations. Each proxy then chooses the best of n answers, n to 256, to 50 prompts
-that nothing was trained on, and is practised against without any pull to the chat model, by the
-recipe `rlhf`, whose looks at 80 prompts kept aside are the points. 0 is the chat model and 1 the spread of its answers.
+that nothing was trained on, and is practised against without any pull to the chat model, by the recipe `rlhf`, whose looks
+at 80 prompts kept aside are the points. 0 is the chat model and 1 the spread of its answers.
 
     python benchmarks/overoptimization.py --minutes 9     # again until it says that it is whole; each piece is kept
 
@@ -31,7 +31,7 @@ d(α - β ln d) fits single runs with R² 0.24 to 0.95, and two not at all (-0.0
 Ten times the rankings change, by best-of-n: highest gold +0.11 (0.08 to 0.14), √KL of the peak +0.13 (0.07 to 0.19), gold at
 n = 256 +0.15 (0.09 to 0.21); held-out pairs +0.05 (0.04 to 0.07). By RL: highest gold +0.08 (0.04 to 0.13), gold at the last
 step +0.15 (0.07 to 0.23); where the peak lies 36 runs do not settle: √KL of the highest gold +0.20 (-0.01 to 0.42), of the
-fitted peak -0.07 (-0.21 to 0.08). With one run a seed and number, on a machine before, they had not settled the height either.
+fitted peak -0.07 (-0.21 to 0.08).
 No number of these rankings prevents the fall. Two limits: proxies of 200 and of 1,000 rankings read about 2,000 of them in
 all (ten epochs, two), which is why they hardly differ; and the proxies of 5,000 rankings of a seed learn from the same
 rankings in other orders, those of 1,000 from overlapping ones, so that their spread is too small.

@@ -21,13 +21,11 @@ from core_ml.errors import UserError
 from core_ml.evaluation import bradley_terry, judge_prompt
 from core_ml.evaluation.judging import BAD, LEFT, RIGHT, SCORES, TIE, settled
 from core_ml.feedback.sets import stored
-from core_ml.feedback.sets.ranked import Ranked, Vote
+from core_ml.feedback.sets.ranked import OF_A_VOTE, Ranked, Vote
 from core_ml.tasks import solve
 from core_ml.tasks.rows import read_rows
 
 Pair = tuple[int, int]
-OF_A_VOTE = ("weight", "preference", "shown", "marks", "comment", "correction", "settled", "note", "judge")
-"""Metadata that one labeler's vote has, and not the group."""
 PRIOR = 0.5
 """Ties of each answer with an imagined one: without it an answer that only wins stands infinitely high."""
 ALIKE = 6

@@ -30,11 +30,11 @@ MAX_BYTES = 1 << 30
 class Recording:
     """What sampling computed: after each distinct prompt, and at each token that was read, in the order of reading."""
 
+    weights: dict[Name, Tensor]
+    """What it multiplied with: until the first update the network's own, in the type of the products."""
     first: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     order: list[tuple[int, int]] = field(default_factory=list)
     outputs: dict[Name, list[Tensor]] = field(default_factory=dict)
-    weights: dict[Name, Tensor] = field(default_factory=dict)
-    """What it multiplied with: until the first update the network's own, in the type of the products."""
     _latest: tuple[list[int], tuple[Layout, Known]] | None = None
     """Of which answers `of` was asked last, and what it said: the look back and the first update ask alike."""
 
@@ -114,10 +114,9 @@ def sample(
     number = {row: index for index, row in enumerate(rows)}
     completions = [Completion() for _ in rows]
     sampler: Sampler[Running] = Sampler(model, precision(model.device), compiles=compiles)
-    recording = Recording() if remember and _fits(model, rows) else None
-    matrices = sampler.keep() if recording else {}
-    if recording:
-        recording.weights = {name: linear.weight for name, linear in matrices.items()}
+    matrices = sampler.keep() if remember and _fits(model, rows) else {}
+    weights = {name: linear.weight for name, linear in matrices.items()}
+    recording = Recording(weights) if matrices else None
 
     def stepped(drawn: list[Running]) -> None:
         if recording:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from core_ml.feedback.batches import Row, as_prompt
 from core_ml.feedback.prompts import Prompt
 from core_ml.feedback.remembered import Recording, sample
+from core_ml.model.device import precision
 from core_ml.model.gpt import GPT
+from core_ml.sampling.generate import expected, rows_of
+from core_ml.sampling.sampler import Row as Running
+from core_ml.sampling.sampler import Sampler
+from core_ml.sampling.settings import Sampling
 from core_ml.tasks import judge, solve
 from core_ml.tokenizer.tokenizer import Tokenizer
 
@@ -68,7 +73,7 @@ def practise(
     Args:
         compiles: whether in compiled steps; None finds out.
     """
-    ids = [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
+    ids = _asked(tokenizer, prompts, n)
     completions, recording = sample(
         policy,
         ids,
@@ -88,6 +93,27 @@ def practise(
         [completion.logprobs for completion in completions],
         recording,
     )
+
+
+def compiling_pays(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    n: int,
+    max_new_tokens: int,
+    rounds: int,
+) -> bool:
+    """Whether compiling the steps of sampling saves more than it costs in so many rounds of prompts like these."""
+    rows = rows_of(policy, _asked(tokenizer, prompts, n), Sampling(), max_new_tokens, 0)
+    n_rows, n_steps, n_of_a_prompt = expected(policy, rows)
+    sampler: Sampler[Running] = Sampler(policy, precision(policy.device))
+    sampler.keep()
+    return sampler.pays(n_rows, rounds * n_steps, n_of_a_prompt)
+
+
+def _asked(tokenizer: Tokenizer, prompts: Sequence[Prompt], n: int) -> list[list[int]]:
+    return [as_prompt(tokenizer, prompt.text) for prompt in prompts for _ in range(n)]
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, n: int, seed: int) -> list[Prompt]:

@@ -26,7 +26,6 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
 
     from core_ml.errors import UserError
     from core_ml.feedback import kept
-    from core_ml.feedback.batches import as_prompt
     from core_ml.feedback.gold import gold_of
     from core_ml.feedback.looks import Watch
     from core_ml.feedback.policy import Actor, reference
@@ -35,11 +34,9 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.feedback.published import KEPT, publish
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.rewards import Rewards, Shaping
-    from core_ml.feedback.rollout import prompts_of_step
+    from core_ml.feedback.rollout import compiling_pays, prompts_of_step
     from core_ml.model import checkpoint
-    from core_ml.model.device import precision, use_threads
-    from core_ml.sampling.generate import max_rows
-    from core_ml.sampling.sampler import Row, Sampler
+    from core_ml.model.device import use_threads
     from core_ml.training import fast, lora
     from core_ml.training.guard import Guard
     from core_ml.training.loop import Chore, Loop, every, resumed
@@ -95,13 +92,8 @@ def run(config: RlhfConfig, workspace: Workspace) -> Iterator[Event]:
 
     def pays() -> bool:
         first = prompts_of_step(practised, 1, config.prompts_per_step, config.seed)
-        longest = max(len(as_prompt(tokenizer, prompt.text)) for prompt in first) + config.max_new_tokens
-        n_answers = config.prompts_per_step * config.n_completions
-        n_rows = min(n_answers, max_rows(policy, longest))
-        n_steps = config.steps * config.max_new_tokens * n_answers // n_rows
-        sampler: Sampler[Row] = Sampler(policy, precision(policy.device))
-        sampler.keep()
-        return sampler.pays(n_rows, n_steps, config.n_completions)
+        n, n_new = config.n_completions, config.max_new_tokens
+        return compiling_pays(policy, tokenizer, first, n=n, max_new_tokens=n_new, rounds=config.steps)
 
     compiles = yield from fast.decide(config.compile, workspace, pays, config.steps)
     practice = Practice(

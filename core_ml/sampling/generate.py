@@ -142,12 +142,8 @@ def complete(
     waiting = deque(sorted(rows, key=lambda row: (len(row.prompt), tuple(row.prompt))))
     longest = max((len(row.prompt) + row.max_new_tokens for row in rows), default=0)
     limit = max_rows(model, longest)
-    n_rows = min(limit, len(rows))
     if rows:
-        # A bound: rows may end before they are full.
-        n_steps = sum(row.max_new_tokens for row in rows) // n_rows
-        n_of_a_prompt = len(rows) // len({tuple(row.prompt) for row in rows})
-        sampler.expect(n_rows, n_steps, min(n_rows, n_of_a_prompt))
+        sampler.expect(*expected(model, rows))
     while waiting or sampler.rows:
         drawn = list(sampler.rows)
         if drawn:
@@ -168,6 +164,14 @@ def complete(
 
 def is_done(row: Row, stop_ids: Collection[int]) -> bool:
     return row.ids[-1] in stop_ids or len(row.ids) == row.max_new_tokens or row.finished
+
+
+def expected(model: GPT, rows: Sequence[Row]) -> tuple[int, int, int]:
+    """How many rows `complete` takes at once, in how many steps at most, and how many rows have one prompt."""
+    longest = max(len(row.prompt) + row.max_new_tokens for row in rows)
+    n_rows = min(max_rows(model, longest), len(rows))
+    n_of_a_prompt = len(rows) // len({tuple(row.prompt) for row in rows})
+    return n_rows, sum(row.max_new_tokens for row in rows) // n_rows, min(n_rows, n_of_a_prompt)
 
 
 def max_rows(model: GPT, n_places: int, most: int = MAX_ROWS) -> int:

@@ -48,7 +48,7 @@ def _shape(x: Tensor, store: Tensor, rows: Tensor, seat: Tensor, turned: bool) -
 
 
 # How rows are seated changes at every step that one ends. Compiled for any seating, the copies between seats and rows
-# took three times as long as all else that is not a product, so that the compiler sees one operator here.
+# took longer than all else that is not a product, so that the compiler sees one operator here.
 _library = torch.library.Library("core_ml", "FRAGMENT")
 _library.define("branch(Tensor x, Tensor store, Tensor rows, Tensor seat, bool turned) -> Tensor")
 _library.impl("branch", branch, "CPU")

@@ -45,8 +45,8 @@ def compile_blocks(model: GPT, packed: Shapes | None = None) -> None:
         packed: the passes, of so many rows and tokens, that run compiled instead, whatever their masks are: those of a
             full batch whose rows hold several sequences. The last of an epoch would not be worth a graph of its own.
 
-    Packed rows (4,096 tokens, 1.8 million parameters, one core) take 166 instead of 198 ms where bfloat16 is quick, and of
-    1,024 tokens 230 instead of 259 ms in float32, for 13 s of compiling (`benchmarks/training.py --packed`).
+    Packed rows (4,096 tokens, 1.8 million parameters, one core) take 166 instead of 198 ms where bfloat16 is quick
+    (`benchmarks/training.py --packed`).
     """
     _execute(model, compiled=True, recomputed=is_recomputed(model), packed=packed)
 

@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.text import capfirst
 from django.views.decorators.http import require_POST
 
 from core_ml.errors import UserError
@@ -112,8 +113,7 @@ def correct(request: Any) -> HttpResponse:
             dataset, request.POST.get("group", "")[:MAX_ID].replace("\0", ""), request.user
         )
     except (Invalid, UserError) as error:
-        text = _told(error)
-        messages.error(request, f"{text[:1].upper()}{text[1:]}.")
+        messages.error(request, f"{capfirst(_told(error))}.")
         return redirect("dataset", dataset.pk)
     return redirect("labeling_decide", group.project_id, group.pk)
 
@@ -136,11 +136,11 @@ def _act(request: Any, group: Group) -> str | None:
         services.unsettle(group)
         messages.info(request, "The rankings that it had count again.")
         return None
-    tied: dict[int, list[int]] = {}
-    for i in range(len(group.completions)):
-        place = request.POST.get(f"place-{i}", "")
-        if place.isascii() and place.isdigit() and 0 < int(place[:4]) <= len(group.completions):
-            tied.setdefault(int(place[:4]), []).append(i)
+    n, tied = len(group.completions), dict[int, list[int]]()
+    choices = {str(place): place for place in range(1, n + 1)}
+    for i in range(n):
+        if place := choices.get(request.POST.get(f"place-{i}", "")):
+            tied.setdefault(place, []).append(i)
     order = [tied[place] for place in sorted(tied)]
     note = request.POST.get("note", "").replace("\r\n", "\n").replace("\0", "")[: services.MAX_TEXT]
     try:

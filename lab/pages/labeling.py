@@ -8,6 +8,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.text import capfirst
 from django.views.decorators.http import require_POST
 
 from core_ml.errors import UserError
@@ -191,7 +192,7 @@ def export(request: HttpRequest, id: int) -> HttpResponse:
     try:
         made = services.export(_get(id), request.user)  # type: ignore[arg-type]
     except (Conflict, UserError) as error:
-        messages.error(request, str(error).capitalize() + ".")
+        messages.error(request, f"{capfirst(str(error))}.")
         return redirect("labeling_project", id)
     messages.info(request, f"{made.summary['rankings']:,} rankings are a dataset now.")
     return redirect("dataset", made.pk)
@@ -205,7 +206,7 @@ def ask(request: HttpRequest, id: int) -> HttpResponse:
         run = services.ask(project, request.POST.getlist("reward")[:20], request.user)  # type: ignore[arg-type]
     except Invalid as error:
         text = error.errors[0].message if request.POST.getlist("reward") else "choose a reward model to ask"
-        messages.error(request, f"{text[:1].upper()}{text[1:]}.")
+        messages.error(request, f"{capfirst(text)}.")
     else:
         messages.info(request, f"Run {run.pk} asks the reward models; the groups have their scores when it has ended.")  # fmt: skip
     return redirect(f"{reverse('labeling_project', args=[id])}#uncertain")
@@ -224,7 +225,7 @@ def reopen(request: HttpRequest, id: int) -> HttpResponse:
         services.reopen(_get(id))
         messages.info(request, "The project is open again.")
     except Conflict as error:
-        messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
     return redirect("labeling_project", id)
 
 

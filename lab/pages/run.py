@@ -7,6 +7,7 @@ from django.db.models import Count, Max
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
+from django.utils.text import capfirst
 from django.views.decorators.http import require_http_methods, require_POST
 
 from lab.errors import Conflict, Invalid
@@ -268,7 +269,7 @@ def _done(request: HttpRequest, id: int, service: Any, text: str) -> HttpRespons
         service(run)
         messages.info(request, text.format(run.pk))
     except Conflict as error:
-        messages.error(request, f"{str(error)[0].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
     return redirect("run", run.pk)
 
 
@@ -292,7 +293,7 @@ def delete(request: HttpRequest, id: int) -> HttpResponse:
     try:
         services.delete(run)
     except Conflict as error:
-        messages.error(request, f"{str(error)[0].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
         return redirect("run", run.pk)
     undo = f"{reverse('runs_restore')}?ids={run.pk}"
     messages.info(request, f"Run {run.pk} is deleted with what it made.", extra_tags=undo)

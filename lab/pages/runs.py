@@ -8,6 +8,7 @@ from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
+from django.utils.text import capfirst
 from django.views.decorators.http import require_POST
 
 from core_ml import recipes
@@ -67,7 +68,7 @@ def several(request: HttpRequest) -> HttpResponse:
         except Conflict as error:
             kept.append(str(error))
     for reason in kept[:3]:
-        messages.error(request, f"{reason[0].upper()}{reason[1:]}.")
+        messages.error(request, f"{capfirst(reason)}.")
     if deleted:
         undo = f"{reverse('runs_restore')}?ids={','.join(str(run.pk) for run in deleted)}"
         text = f"{len(deleted)} run{'s' if len(deleted) > 1 else ''} deleted with what {'they' if len(deleted) > 1 else 'it'} made."

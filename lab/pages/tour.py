@@ -6,6 +6,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import path, reverse
+from django.utils.text import capfirst
 from django.views.decorators.http import require_POST
 
 from lab.errors import Conflict, Invalid
@@ -23,7 +24,7 @@ def start_tour(request: HttpRequest) -> HttpResponse:
     try:
         tours.start({"small": request.POST.get("small") == "1"}, request.user)
     except (Conflict, Invalid) as error:
-        messages.error(request, f"{str(error)[0].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
     return redirect("home")
 
 

@@ -7,6 +7,7 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
+from django.utils.text import capfirst
 from django.views.decorators.http import require_POST
 
 from core_ml.errors import UserError
@@ -152,7 +153,7 @@ def _said(request: HttpRequest, run: Run, act: Any) -> HttpResponse:
     except (Conflict, Invalid, UserError) as error:
         if by_script:
             return HttpResponse(status=409)
-        messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
         return redirect("run_tab", run.pk, "tricks")
     if not by_script:
         return redirect(f"{reverse('run_tab', args=[run.pk, 'tricks'])}#trick-{said.trick}")
@@ -177,7 +178,7 @@ def make_rankings(request: HttpRequest, id: int) -> HttpResponse:
         made_now = "1 ranking is made" if n == 1 else f"{n:,} rankings are made"
         messages.info(request, f"{made_now}: what you marked stands last in each.{ties}")
     except (Conflict, UserError) as error:
-        messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        messages.error(request, f"{capfirst(str(error))}.")
     return redirect(f"{reverse('run_tab', args=[run.pk, 'tricks'])}#teach")
 
 

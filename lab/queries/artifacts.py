@@ -103,11 +103,14 @@ def _step_up(
     return set(), next_artifacts
 
 
+def inputs_of(artifact: Artifact) -> list[str]:
+    """Ids of what an artifact was made from, as it tells itself."""
+    return [id for ids in artifact.manifest.get("origin", {}).get("inputs", {}).values() for id in ids]
+
+
 def _judged_by_people(artifact: Artifact) -> list[str]:
     """Of rankings that people made: the dataset of a labelling project, or the models that met in the arena."""
-    origin = artifact.manifest.get("origin", {})
-    inputs = origin.get("inputs", {}) if origin.get("recipe") in JUDGED else {}
-    return [id for ids in inputs.values() for id in ids]
+    return inputs_of(artifact) if artifact.manifest.get("origin", {}).get("recipe") in JUDGED else []
 
 
 def _judgements(artifacts: dict[str, Artifact], edges: set[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from django.db.models import Count
 from core_ml import recipes
 from lab.models import Artifact, Contender, Project, Run, RunInput, Vote
 from lab.models.run import LIVE
+from lab.queries.artifacts import inputs_of
 
 COLUMNS = {"pages": 3, "tokens": 8, "base": 14, "assistant": 20, "reasoner": 25, "aligned": 30, "arena": 35}
 KIND_COLUMNS = {"conversations": 3, "rollouts": 20, "evaluate": 35}
@@ -149,9 +150,9 @@ def _maker(artifact: Artifact, projects: list[Project]) -> str:
             if str(artifact.summary.get("project")) in (str(project.pk), project.name):
                 return f"project-{project.pk}"
         # What a run made of a dataset that is corrected too is the run's.
-        sources = {} if artifact.run_id else artifact.manifest.get("origin", {}).get("inputs", {})
+        sources = [] if artifact.run_id else inputs_of(artifact)
         for project in projects:
-            if any(project.source_id in ids for ids in sources.values()):
+            if project.source_id in sources:
                 return f"project-{project.pk}"
         if isinstance(marked := artifact.summary.get("hunt"), int):
             return f"run-{marked}"

@@ -1,12 +1,12 @@
 """What an artifact stands on: the runs, labelling projects and artifacts before it, and what it was taught with."""
 
 from dataclasses import dataclass
-from itertools import chain as chained
 from typing import Any
 
 from core_ml.errors import UserError
 from lab.models import Artifact, Project, Run
 from lab.queries import rows
+from lab.queries.artifacts import inputs_of
 
 MIN_PASSAGE, MAX_PASSAGE = 8, 200
 N_EXCERPTS, AROUND = 5, 90
@@ -32,8 +32,7 @@ def exported_from(artifact: Artifact) -> int | None:
 def project_of(artifact: Artifact) -> Project | None:
     """The project itself. What another lab exported may name a number that is another project's here."""
     found = Project.objects.select_related("source").filter(pk=exported_from(artifact) or 0).first()
-    inputs = artifact.manifest.get("origin", {}).get("inputs", {})
-    return found if found and found.source_id in chained.from_iterable(inputs.values()) else None
+    return found if found and found.source_id in inputs_of(artifact) else None
 
 
 def _number(value: Any) -> int | None:
@@ -58,8 +57,7 @@ def ancestors(thing: Artifact | Run) -> tuple[dict[int, Run], dict[int, Project]
         elif not made.run_id:
             if project := project_of(made):
                 projects[project.pk] = project
-            ids = [id for given in made.manifest.get("origin", {}).get("inputs", {}).values() for id in given]
-            above = list(Artifact.objects.filter(pk__in=ids).select_related("run"))
+            above = list(Artifact.objects.filter(pk__in=inputs_of(made)).select_related("run"))
         waiting += [one for one in above if one.pk not in seen]
         seen |= {one.pk for one in above}
         taken |= {one.pk: one for one in above}

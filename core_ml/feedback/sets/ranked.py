@@ -12,6 +12,8 @@ FIRST, TIE, SECOND = [[0], [1]], [[0, 1]], [[1], [0]]
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 SHARED_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant"}
 """ShareGPT's and OpenAssistant's names of who speaks."""
+OF_A_VOTE = ("weight", "preference", "shown", "marks", "comment", "correction", "settled", "note", "judge")
+"""Metadata that one labeler's vote has, and not the group."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from core_ml.artifact import Folder
-from core_ml.feedback.judged import OF_A_VOTE
 from core_ml.feedback.sets import stored
-from core_ml.feedback.sets.ranked import Ranked
+from core_ml.feedback.sets.ranked import OF_A_VOTE, Ranked
 from lab.errors import FieldError, Invalid
 from lab.models import Account, Artifact, Group, Project
 from lab.queries.lineage import project_of

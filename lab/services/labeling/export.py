@@ -4,7 +4,7 @@ Left out are second rankings of a group by the same labeler and those of gold gr
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from lab.services import artifacts
 def export(project: Project, account: Account | None = None) -> Artifact:
     """The project's rankings as a dataset. Raises Conflict when there are none yet."""
     settled = project.groups.filter(settled__isnull=False).count()
-    found: Iterable[dict[str, Any]] = rows(project) if settled or not project.corrects else ()
-    if isinstance(found, Sequence) and not found:
+    found = rows(project)
+    if not (settled if project.corrects else found):
         what = "corrected" if project.corrects else "ranked"
         raise Conflict(f"nothing has been {what} in this project yet: there is nothing to export")
     uid = new_uid()
@@ -54,8 +54,10 @@ def export(project: Project, account: Account | None = None) -> Artifact:
 
 def rows(project: Project) -> Iterable[dict[str, Any]]:
     """The project's rankings as an export lays them out, a group's together; of corrections the whole corrected dataset."""
-    if project.corrects:
-        return _corrected(project)
+    return _corrected(project) if project.corrects else _ranked(project)
+
+
+def _ranked(project: Project) -> list[dict[str, Any]]:
     rankings = Ranking.objects.filter(
         group__project=project, round=0, group__settled__isnull=True, group__gold__isnull=True
     )
