@@ -73,20 +73,27 @@ async def stream_answers(request: Any, id: Number) -> Any:
     """The missing answers of the last turn as server-sent events, both sides at once.
 
     `piece` {side, text}; then for each side `done` {side, html, tokens, cut_off} or `failed` {side, message}; `end`.
-    Asked again, what failed or was lost is answered anew; another stream of the same battle then ends.
+    Asked again, what stands is told first, what failed or was lost is answered anew; another stream of the same
+    battle then ends.
     """
-    claims = await sync_to_async(_claimed)(request, id)
-    response = StreamingHttpResponse(_events(claims), content_type="text/event-stream")
+    claims, standing = await sync_to_async(_claimed)(request, id)
+    response = StreamingHttpResponse(_events(claims, standing), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
     return response
 
 
-def _claimed(request: Any, id: int) -> Any:
-    return services.claim(_battle(request, id))
+def _claimed(request: Any, id: int) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What is to be sampled now, and what stands: it may have ended after whoever asks was told that it had not."""
+    claims = services.claim(_battle(request, id))
+    standing = _shown(request, id)["turns"][-1]["answers"]
+    sampled = {one.side for one in claims}
+    return claims, [one for one in standing if one["side"] not in sampled]
 
 
-async def _events(claims: Any) -> AsyncIterator[bytes]:
+async def _events(claims: list[Any], standing: list[dict[str, Any]]) -> AsyncIterator[bytes]:
+    for one in standing:
+        yield _event("done", {name: one[name] for name in ("side", "html", "tokens", "cut_off")})
     async with aclosing(services.answers(claims)) as told:
         async for event in told:
             if "text" in event:

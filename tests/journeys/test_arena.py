@@ -2,6 +2,7 @@
 
 import re
 
+import httpx
 import pytest
 
 from tests.engines import write_checkpoint
@@ -101,6 +102,25 @@ def test_a_reload_in_the_middle_asks_for_the_rest(running: Lab, page):
     playwright.expect(page.locator("#votes")).to_be_visible()
     page.keyboard.press("ArrowRight")
     playwright.expect(page.locator("#said")).to_contain_text("You found the right answer better.")
+
+
+def test_answers_that_ended_before_the_page_asked_for_them_are_shown(running: Lab, page):
+    headers = {"Authorization": f"Bearer {running.manage('token', 'lea', '--role', 'labeler')}"}
+    with httpx.Client(base_url=f"{running.url}/api/v1", headers=headers, timeout=60) as lea:
+        battle = lea.post("/arena/battles", json={"prompt": "a bird"}).json()["id"]
+
+        def answered_before(route) -> None:
+            assert "event: end" in lea.post(f"/arena/battles/{battle}/answers", json={}).text
+            route.continue_()
+
+        page.route("**/answers", answered_before, times=1)
+        page.goto("/arena")
+        playwright.expect(page.locator("#votes")).to_be_visible()
+        told = lea.get(f"/arena/battles/{battle}").json()["turns"][0]["answers"]
+    shown = page.locator(".exchange .panel header").all_inner_texts()
+    assert all(f"{one['tokens']} token" in text for one, text in zip(told, shown, strict=True))
+    page.keyboard.press("ArrowLeft")
+    playwright.expect(page.locator("#said")).to_contain_text("You found the left answer better.")
 
 
 def test_an_answer_that_failed_is_told_and_the_battle_can_be_left(running: Lab, page):
