@@ -129,9 +129,7 @@ def transformer(
             members.zero_grad()
         first, *others = members.eval().members
         model = RewardModel(first, tokenizer, others=others, surface=beside)
-        prompts = [group.prompt for group in held_out for _ in group.completions]
-        values = iter(model.score(prompts, [text for group in held_out for text in group.completions]))
-        return [[next(values) for _ in group.completions] for group in held_out]
+        return model.score_groups(held_out)
 
     return fit
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Generator, Sequence
 
-from core_ml.feedback.pairs import Group
+from core_ml.feedback.pairs import Group, flat
 from core_ml.feedback.reward_model import RewardModel
 from core_ml.feedback.reward_training import Members, Trainer
 from core_ml.model.gpt import GPT
@@ -47,8 +47,5 @@ def fit_reward(
         members.zero_grad()
     model = RewardModel(members.members[0].eval().requires_grad_(False), tokenizer)
     some = random.Random(seed).sample(trainer.groups, min(SCALED_BY, len(trainer.groups)))
-    model.rescale(
-        [group.prompt for group in some for _ in group.completions],
-        [text for group in some for text in group.completions],
-    )
+    model.rescale(*flat(some))
     return model

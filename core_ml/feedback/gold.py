@@ -168,14 +168,7 @@ def _of_rankings(
 
 def accuracy(model: RewardModel, groups: Sequence[Group]) -> Share | None:
     """The share of pairs that a reward model orders as they were ranked, with an interval over groups."""
-    values = iter(
-        model.score(
-            [group.prompt for group in groups for _ in group.completions],
-            [text for group in groups for text in group.completions],
-        )
-    )
-    scored = [[next(values) for _ in group.completions] for group in groups]
-    return clustered(outcomes(groups, scored).get("all", []))
+    return clustered(outcomes(groups, model.score_groups(groups)).get("all", []))
 
 
 def _told(n: int, right: Share | None) -> str:

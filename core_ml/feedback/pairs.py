@@ -60,6 +60,12 @@ class Group:
         return [pair for ranking in self.rankings for pair in ranking.pairs()]
 
 
+def flat(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
+    """All completions of some groups, one after the other, with the prompt of each before them."""
+    prompts = [group.prompt for group in groups for _ in group.completions]
+    return prompts, [text for group in groups for text in group.completions]
+
+
 @dataclass(slots=True)
 class Rankings:
     """A dataset of rankings, by group, with what was counted on reading it."""

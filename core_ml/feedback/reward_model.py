@@ -23,6 +23,7 @@ from core_ml import artifact
 from core_ml.errors import UserError
 from core_ml.feedback import shared
 from core_ml.feedback.batches import Part, Row, as_prompt, in_parts
+from core_ml.feedback.pairs import Group, flat
 from core_ml.feedback.surface import Surface
 from core_ml.model import checkpoint
 from core_ml.model.device import autocast, tokens_at_once
@@ -101,6 +102,11 @@ class RewardModel:
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         """One score for each answer, the mean of the members; equal answers to equal prompts are read once."""
         return [sum(values) / len(values) for values in zip(*self.scores(prompts, completions), strict=True)]
+
+    def score_groups(self, groups: Sequence[Group]) -> list[list[float]]:
+        """By group, one score for each completion."""
+        values = iter(self.score(*flat(groups)))
+        return [[next(values) for _ in group.completions] for group in groups]
 
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[float]]:
         """By member, one score for each answer, all on one scale: their spread says how unsure the ensemble is."""

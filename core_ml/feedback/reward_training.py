@@ -4,24 +4,30 @@ Departures from Stiennon et al. 2020: a small pull of rewards to 0 (which compar
 count), and all answers of a group in one batch, so that each is read once (Ouyang et al. 2022).
 """
 
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from core_ml.errors import UserError
+from core_ml.events import Event
 from core_ml.feedback.batches import Row
 from core_ml.feedback.pairs import Group, Pair
 from core_ml.feedback.reliability import of_groups
+from core_ml.feedback.reward_config import RewardConfig
 from core_ml.feedback.reward_loss import MAX_CANDIDATES, Order, bradley_terry, n_candidates, plackett_luce
 from core_ml.feedback.reward_model import encode, read_rewards
-from core_ml.feedback.surface import Surface
+from core_ml.feedback.surface import FEATURES, LENGTH, Surface, fit
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
+from core_ml.training.guard import Guard
 from core_ml.training.optim import Muon
+from core_ml.training.schedule import lr_share
+from core_ml.training.update import Update
 
 LossName = Literal["bradley_terry", "plackett_luce"]
 HEAD_STD = 0.1
@@ -203,6 +209,65 @@ class Trainer:
             better, worse = torch.tensor(pairs, device=rewards.device).T
             accuracy = (rewards[better] > rewards[worse]).float().mean().item()
         return loss + self.centering * network.square().mean(), accuracy
+
+
+def surface_of(config: RewardConfig, groups: Sequence[Group]) -> Surface | None:
+    """What counts beside the text, fitted to the groups, where the settings ask for it."""
+    if config.surface_features:
+        return fit(groups, list(FEATURES), LENGTH if config.length_control else (), ridge=None)
+    return fit(groups, LENGTH[:1], LENGTH[:1]) if config.length_control else None
+
+
+def trainer_of(
+    config: RewardConfig,
+    start: GPT,
+    tokenizer: Tokenizer,
+    groups: Sequence[Group],
+    surface: Surface | None,
+) -> Trainer:
+    return Trainer(
+        tokenizer,
+        groups,
+        start.config.max_seq_len,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+        centering=config.centering,
+        surface=surface,
+        recompute=config.recompute,
+    )
+
+
+def teacher(
+    config: RewardConfig, members: Members, trainer: Trainer, plan: Sequence[Step], notes: dict[str, Any]
+) -> tuple[Callable[[int], list[Event]], Update]:
+    """What makes an update by its number, and what that updates the weights with."""
+
+    def share(step: int) -> float:
+        place, of = plan[step - 1].place, plan[step - 1].of
+        return lr_share(place, of, "wsd", config.warmup, config.cooldown)
+
+    update = Update(
+        members,
+        members.optimizers(
+            config.lr, config.weight_decay, config.muon_lr if config.optimizer == "muon" else None
+        ),
+        share,
+        notes=notes,
+        grad_clip=config.grad_clip,
+        ema=config.ema,
+        place=lambda step: trainer.told(plan[step - 1].groups),
+    )
+    # Rankings that are learned by heart cost next to nothing, and those that are not stand far above them: what costs
+    # no more than a guess has not been spoilt.
+    update.guard = Guard(notes, config.spike, harmless=math.log(2))
+
+    def advance(step: int) -> list[Event]:
+        made = plan[step - 1]
+        loss, accuracy = trainer.loss(members.members[made.member], made.groups, members.log_ties)
+        loss.backward()
+        return update(step, loss, accuracy=accuracy)
+
+    return advance, update
 
 
 def _ties(group: Group) -> int:

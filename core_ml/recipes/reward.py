@@ -1,9 +1,8 @@
 """Trains a reward model: a network that reads an answer and says how much people would like it."""
 
-import math
 import random
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from core_ml.errors import UserError
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from core_ml.feedback.pairs import Group, Rankings
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.reward_training import Trainer
-    from core_ml.feedback.surface import Surface
-    from core_ml.model.gpt import GPT
-    from core_ml.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["RECIPE", "RewardConfig", "run"]
 N_LABELERS = 50  # whose weights a summary names, the least reliable first
@@ -29,8 +25,9 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     import torch
 
     from core_ml.feedback import several
+    from core_ml.feedback.learning_curve import learning_curve
     from core_ml.feedback.reward_model import RewardModel
-    from core_ml.feedback.reward_training import Members, weighed
+    from core_ml.feedback.reward_training import Members, surface_of, teacher, trainer_of, weighed
     from core_ml.model import checkpoint
     from core_ml.model.device import use_threads
     from core_ml.model.energy import Energy
@@ -53,13 +50,13 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
             "chat_tokens",
             field="checkpoint",
         )
-    surface = _surface(config, train)
-    trainer = _trainer(config, start, tokenizer, train, surface)
+    surface = surface_of(config, train)
+    trainer = trainer_of(config, start, tokenizer, train, surface)
     members = Members(start, config.n_members, trainer.largest_tie, config.seed)
     scorer = RewardModel(members.members[0], tokenizer, others=list(members.members[1:]), surface=surface)
     plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed, config.n_members)
     notes: dict[str, Any] = {}
-    advance, update = _teacher(config, members, trainer, plan, notes)
+    advance, update = teacher(config, members, trainer, plan, notes)
     joules = Energy(start.device)
 
     def learn(step: int) -> list[Event]:
@@ -93,7 +90,7 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
     best = workspace.state_of(notes["best"]) if config.publish == "best" and "best" in notes else None
     if best is not None:
         update.read(best)
-    curve = yield from _learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
+    curve = yield from learning_curve(config, workspace, train, held_out, start, tokenizer, len(plan))
     counts = {**several.joined(parts).counts(), "n_steps": len(plan)}
     counts |= {
         "step": notes["best"] if best is not None else len(plan),
@@ -107,126 +104,6 @@ def run(config: RewardConfig, workspace: Workspace) -> Iterator[Event]:
         yield from _publish(config, workspace, scorer, trainer, parts, held_out, curve, counts)
 
 
-def _surface(config: RewardConfig, groups: Sequence["Group"]) -> "Surface | None":
-    from core_ml.feedback.surface import FEATURES, LENGTH, fit
-
-    if config.surface_features:
-        return fit(groups, list(FEATURES), LENGTH if config.length_control else (), ridge=None)
-    return fit(groups, LENGTH[:1], LENGTH[:1]) if config.length_control else None
-
-
-def _trainer(
-    config: RewardConfig,
-    start: "GPT",
-    tokenizer: "Tokenizer",
-    groups: Sequence["Group"],
-    surface: "Surface | None",
-) -> "Trainer":
-    from core_ml.feedback.reward_training import Trainer
-
-    return Trainer(
-        tokenizer,
-        groups,
-        start.config.max_seq_len,
-        loss=config.loss,
-        label_smoothing=config.label_smoothing,
-        centering=config.centering,
-        surface=surface,
-        recompute=config.recompute,
-    )
-
-
-def _teacher(
-    config: RewardConfig, members: Any, trainer: "Trainer", plan: Sequence[Any], notes: dict[str, Any]
-) -> tuple[Any, Any]:
-    """What makes an update by its number, and what that updates the weights with."""
-    from core_ml.training.guard import Guard
-    from core_ml.training.schedule import lr_share
-    from core_ml.training.update import Update
-
-    def share(step: int) -> float:
-        place, of = plan[step - 1].place, plan[step - 1].of
-        return lr_share(place, of, "wsd", config.warmup, config.cooldown)
-
-    update = Update(
-        members,
-        members.optimizers(
-            config.lr, config.weight_decay, config.muon_lr if config.optimizer == "muon" else None
-        ),
-        share,
-        notes=notes,
-        grad_clip=config.grad_clip,
-        ema=config.ema,
-        place=lambda step: trainer.told(plan[step - 1].groups),
-    )
-    # Rankings that are learned by heart cost next to nothing, and those that are not stand far above them: what costs
-    # no more than a guess has not been spoilt.
-    update.guard = Guard(notes, config.spike, harmless=math.log(2))
-
-    def advance(step: int) -> list[Event]:
-        made = plan[step - 1]
-        loss, accuracy = trainer.loss(members.members[made.member], made.groups, members.log_ties)
-        loss.backward()
-        return update(step, loss, accuracy=accuracy)
-
-    return advance, update
-
-
-def _learning_curve(
-    config: RewardConfig,
-    workspace: Workspace,
-    train: list["Group"],
-    held_out: list["Group"],
-    start: "GPT",
-    tokenizer: "Tokenizer",
-    step: int,
-) -> Generator[Event, None, list[tuple[int, "Share"]]]:
-    """Held-out accuracy of one member that learned from fewer prompts, the fewest first; yields Progress."""
-    from core_ml.evaluation.statistics import Share, clustered
-    from core_ml.feedback.reward_model import RewardModel
-    from core_ml.feedback.reward_report import outcomes
-    from core_ml.feedback.reward_training import Members
-
-    points: list[tuple[int, Share]] = []
-    prompts = sorted({group.prompt for group in train})
-    random.Random(config.seed).shuffle(prompts)
-    for halvings in range(config.learning_curve, 0, -1):
-        name = f"learning-curve-{halvings}.json"
-        if kept := workspace.read_json(name):
-            points.append((kept[0], Share(*kept[1])))
-            continue
-        some = set(prompts[: len(prompts) >> halvings])
-        fewer = [group for group in train if group.prompt in some]
-        if not any(group.pairs() for group in fewer):
-            continue
-        surface = _surface(config, fewer)
-        trainer = _trainer(config, start, tokenizer, fewer, surface)
-        members = Members(start, 1, trainer.largest_tie, config.seed)
-        plan = trainer.plan(config.epochs, config.tokens_per_step, config.seed)
-        # There is no saved state to go back to.
-        unguarded = config.model_copy(update={"spike": None})
-        advance, update = _teacher(unguarded, members, trainer, plan, {})
-        for made in range(1, len(plan) + 1):
-            advance(made)
-            yield Progress(step, step, message=f"learning from {len(fewer):,} groups only")
-        scorer = RewardModel(members.members[0].eval(), tokenizer, surface=surface)
-        with update.averaged():
-            share = clustered(outcomes(held_out, _score_groups(scorer, held_out)).get("all", []))
-        if share:
-            workspace.write_json(name, [len(fewer), [share.value, share.low, share.high, share.n]])
-            points.append((len(fewer), share))
-    return points
-
-
-def _score_groups(scorer: "RewardModel", groups: Sequence["Group"]) -> list[list[float]]:
-    rewards = scorer.score(
-        [group.prompt for group in groups for _ in group.completions],
-        [text for group in groups for text in group.completions],
-    )
-    values = iter(rewards)
-    return [[next(values) for _ in group.completions] for group in groups]
-
-
 def _measure(
     config: RewardConfig, scorer: "RewardModel", log_ties: Any, held_out: list["Group"], step: int, steps: int
 ) -> Generator[Event, None, float | None]:
@@ -237,7 +114,7 @@ def _measure(
     from core_ml.feedback.reward_report import held_out_loss, outcomes
 
     yield Progress(step, steps, message="measuring on held-out prompts")
-    rewards = _score_groups(scorer, held_out)
+    rewards = scorer.score_groups(held_out)
     right = [hit for group in outcomes(held_out, rewards).get("all", []) for hit in group]
     if not right:
         return None
@@ -263,6 +140,7 @@ def _publish(
 ) -> Iterator[Event]:
     from core_ml.evaluation.statistics import clustered
     from core_ml.feedback import comparison, orders, reward_figures, several
+    from core_ml.feedback.pairs import flat
     from core_ml.feedback.reward_model import RewardModel
     from core_ml.feedback.reward_report import beside_people, figures, findings, headline, outcomes
 
@@ -270,17 +148,14 @@ def _publish(
         member.eval()
     # A reward has no zero of its own: the mean and the spread of a sample of what was ranked give it one.
     sample = random.Random(config.seed).sample(trainer.groups, min(300, len(trainer.groups)))
-    scorer.rescale(
-        [group.prompt for group in sample for _ in group.completions],
-        [text for group in sample for text in group.completions],
-    )
-    rewards = _score_groups(scorer, held_out)
+    scorer.rescale(*flat(sample))
+    rewards = scorer.score_groups(held_out)
     found = outcomes(held_out, rewards)
     shares = {name: share for name, hits in found.items() if (share := clustered(hits))}
     by_rankings = several.by_dataset(workspace.inputs("rankings"), parts, held_out, rewards)
     earlier = workspace.input("earlier") if workspace.has("earlier") else None
     if earlier:
-        before = _score_groups(RewardModel.load(earlier), held_out)
+        before = RewardModel.load(earlier).score_groups(held_out)
         by_rankings = comparison.beside(by_rankings, parts, held_out, rewards, before)
     beside = comparison.findings(by_rankings, earlier.manifest.name) if earlier else []
     people = beside_people(held_out, rewards)
@@ -298,8 +173,7 @@ def _publish(
         "findings": findings(shares, counts, people) + (beside or several.findings(by_rankings)),
     }
     if len(scorer.members) > 1:
-        texts = [text for group in held_out for text in group.completions]
-        spread = scorer.spread([group.prompt for group in held_out for _ in group.completions], texts)
+        spread = scorer.spread(*flat(held_out))
         summary["members_spread"] = round(sum(spread) / len(spread), 4)
     output = workspace.create("checkpoint", "checkpoint", role="reward")
     try:

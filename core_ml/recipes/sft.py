@@ -3,11 +3,10 @@
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
-from itertools import chain, zip_longest
 from typing import Any, Literal
 
 from core_ml.config import RecipeConfig, Threads, setting
-from core_ml.events import Event, Log, Metric, Progress, Sample, Summary
+from core_ml.events import Event, Log, Metric, Summary
 from core_ml.recipe import Cost, Input, Measure, Output, Preset, Recipe
 from core_ml.training.config import (
     DATA,
@@ -116,7 +115,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
     from core_ml.model import checkpoint, device
     from core_ml.model.energy import Energy
     from core_ml.tasks.rows import read_rows
-    from core_ml.training import fast, lora
+    from core_ml.training import fast, held_out, lora
     from core_ml.training.conversations import ByLength, Conversations, Packed, encode
     from core_ml.training.loop import Chore, Loop, every, resumed
     from core_ml.training.loss import masked_backward, shapes_of_passes
@@ -169,7 +168,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
             fast.compile_blocks(model, packed)
     elif config.compile == "on":
         yield Log("Batches of like length have too many shapes: `compile` is left aside.", "warning")
-    questions = _questions(conversations, config.n_samples)
+    questions = held_out.questions(conversations, config.n_samples)
     notes: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "learned_tokens": 0, "val_losses": []}
 
     update = Update(
@@ -204,7 +203,9 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
 
     def evaluate(step: int) -> Generator[Event, None, None]:
         with update.averaged():
-            val_loss = yield from _val_loss(model, conversations, config)
+            val_loss = yield from held_out.loss(
+                model, conversations, config.val_conversations, 4 * config.batch_tokens
+            )
         # The model that training begins with is published already.
         if step and val_loss <= min(notes["val_losses"][1:], default=val_loss):
             notes["best"] = step
@@ -214,7 +215,7 @@ def run(config: SftConfig, workspace: Workspace) -> Iterator[Event]:
 
     def sample(step: int) -> Generator[Event, None, None]:
         with update.averaged():
-            yield from _answers(model, tokenizer, questions, config.sample_tokens, step)
+            yield from held_out.answers(model, tokenizer, questions, config.sample_tokens, step)
 
     loop = Loop(
         steps=batches.steps,
@@ -273,69 +274,6 @@ def _flops(config: Any, shape: tuple[int, int], n_learned: int, frozen: bool) ->
     matrices = config.flops_per_token(0) * n_tokens - head * (n_tokens - n_learned)
     attention = (config.flops_per_token(shape[1]) - config.flops_per_token(0)) * n_tokens
     return matrices * (2 / 3 if frozen else 1) + attention
-
-
-def _val_loss(model: Any, conversations: Any, config: SftConfig) -> Generator[Event, None, float]:
-    """Mean nats of the assistant's tokens of held-out conversations; yields Progress."""
-    from core_ml.training.conversations import cut
-    from core_ml.training.loss import masked_logprobs
-
-    rows = conversations.held_out(config.val_conversations)
-    rows = rows[conversations.lengths[rows].argsort(kind="stable")]
-    total, n = 0.0, 0
-    for batch in cut(rows, conversations.lengths, 4 * config.batch_tokens):
-        ids, mask = (tensor.to(model.device) for tensor in conversations.pad(batch))
-        total -= masked_logprobs(model, ids, mask).cpu().double().sum().item()
-        n += int(mask[:, 1:].sum())
-        yield Progress(n, None, "tokens", "measuring")
-    return total / n
-
-
-def _questions(conversations: Any, n: int) -> list[tuple[list[int], list[int]]]:
-    """Held-out (prompt, answer) pairs of different prompts: the first answer of each conversation."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    # Datasets take turns.
-    for number in chain.from_iterable(zip_longest(*conversations.of_val)):
-        if number is None:
-            continue
-        if len(found) == n:
-            break
-        ids, mask = conversations.row(number)
-        begin = int(mask.argmax())
-        end = begin + int((mask[begin:] == 0).argmax() or len(mask) - begin)
-        found.setdefault(tuple(ids[:begin].tolist()), ids[begin:end].tolist())
-    return [(list(prompt), answer) for prompt, answer in found.items()]
-
-
-def _answers(model: Any, tokenizer: Any, questions: list[Any], n_tokens: int, step: int) -> Iterator[Event]:
-    from core_ml.sampling.generate import generate
-
-    answers = generate(
-        model,
-        [prompt for prompt, _ in questions],
-        max_new_tokens=n_tokens,
-        temperature=0,
-        stop_ids=(tokenizer.end_id,),
-        seed=0,
-    )
-    for (prompt, wanted), answer in zip(questions, answers, strict=True):
-        data = {"temperature": 0, "ended": answer.ended, "reference": tokenizer.decode(wanted)}
-        yield Sample(step, _question(tokenizer, prompt), tokenizer.decode(answer.ids), data)
-
-
-def _question(tokenizer: Any, prompt: list[int]) -> str:
-    """What the last message before the answer says: what stands between its last two marks.
-
-    In the lab's own protocol that is without its role; ChatML writes the role as text. Where questions end without a
-    token of their own it is what stands behind the last mark.
-    """
-    if tokenizer.protocol is not None and tokenizer.protocol.question is not None:
-        last = max(place for place, id in enumerate(prompt, 1) if id not in tokenizer.special_ids)
-        begin = max(place for place in range(last) if prompt[place] in tokenizer.special_ids)
-        return tokenizer.decode(prompt[begin + 1 : last]).strip()
-    last = len(prompt) - 1 - prompt[::-1].index(tokenizer.end_id)
-    begin = max(place for place in range(last) if prompt[place] in tokenizer.special_ids)
-    return tokenizer.decode(prompt[begin + 1 : last]).strip()
 
 
 def cost(config: SftConfig, inputs: dict[str, list[dict[str, Any]]]) -> Cost:

@@ -10,7 +10,7 @@ four times as fast as `tokenizers` and to the same ids; else `tokenizers` does, 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ import tokenizers
 from core_ml.artifact import write_atomically
 from core_ml.errors import UserError
 from core_ml.tokenizer import described, merges, patterns, special, spelling, threads
+from core_ml.tokenizer.chat import Chat
 from core_ml.tokenizer.described import BYTE_OF, Learned, parse
 from core_ml.tokenizer.panics import giving_up_told, reraise_unless_panic
 from core_ml.tokenizer.protocol import Protocol
@@ -351,7 +352,7 @@ class Tokenizer:
         """A conversation up to the point where the assistant writes: the model goes on from here."""
         if self.protocol is not None:
             return self.protocol.prompt(messages, self.encode_after, self._marks)
-        return self.conversation(messages)[0] + self._opening("assistant")
+        return self._chat.prompt(messages)
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and a mask of equal length: 1 on what the assistant is to learn to write.
@@ -361,20 +362,17 @@ class Tokenizer:
         """
         if self.protocol is not None:
             return self.protocol.conversation(messages, self.encode_after, self._marks)
-        ids: list[int] = []
-        mask: list[int] = []
-        for message in messages:
-            opening = self._opening(message["role"])
-            trained = int(message["role"] == "assistant")
-            ids += opening
-            mask += [0] * len(opening)
-            for part in message.get("parts") or [Part(type="text", text=message["content"])]:
-                own = self._part(part)
-                ids += own
-                mask += [trained * int(part["type"] != "tool_result")] * len(own)
-            ids.append(self.end_id)
-            mask.append(trained)
-        return ids, mask
+        return self._chat.conversation(messages)
+
+    @property
+    def _chat(self) -> Chat:
+        if not self.has_chat:
+            raise UserError(
+                "this tokenizer has no tokens for conversations: import it, which adds them", field="messages"
+            )
+        return Chat(
+            self.start_id, self.sep_id, self.end_id, self.part_ids, partial(self.encode_after, "mark")
+        )
 
     @cached_property
     def spaces_before_answers(self) -> int:
@@ -389,26 +387,3 @@ class Tokenizer:
         text = self.decode_bytes(said).decode("utf-8", "replace")
         is_parted = self.decode_bytes(opening)[-1:].isspace()
         return max(len(text) - len(text.lstrip(" ")), 0 if is_parted else self.dropped[0])
-
-    def _part(self, part: Part) -> list[int]:
-        text, kind = self.encode_after("mark", part["text"]), part["type"]
-        if kind == "text":
-            return text
-        if kind not in self.part_ids:
-            raise UserError(
-                f"a part of a message is of type {kind!r}: it must be text, {', '.join(PAIRS)}",
-                field="messages",
-            )
-        opens, closes = self.part_ids[kind]
-        return [opens, *text, closes]
-
-    def _opening(self, role: str) -> list[int]:
-        if role not in ROLES:
-            raise UserError(
-                f"a message has the role {role!r}: it must be one of {', '.join(ROLES)}", field="messages"
-            )
-        if not self.has_chat:
-            raise UserError(
-                "this tokenizer has no tokens for conversations: import it, which adds them", field="messages"
-            )
-        return [self.start_id, *self.encode_after("mark", role), self.sep_id]

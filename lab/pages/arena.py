@@ -7,6 +7,7 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
+from django.utils.text import capfirst
 from django.views.decorators.http import require_GET, require_POST
 
 from core_ml.evaluation.arena import Ties
@@ -182,7 +183,7 @@ def export(request: Any) -> HttpResponse:
         else:
             made = services.export(request.user, judges=request.POST.get("judges") == "true")
     except Conflict as error:
-        messages.error(request, str(error).capitalize() + ".")
+        messages.error(request, f"{capfirst(str(error))}.")
         return redirect("arena_ratings")
     if battles:
         messages.info(request, f"{made.summary['n_rows']:,} battles are a dataset for a judge now.")
@@ -197,7 +198,7 @@ def ask_judge(request: Any) -> HttpResponse:
     try:
         run = services.ask_judge(request.POST.get("model", "")[:300].replace("\0", ""), request.user)
     except Conflict as error:
-        messages.error(request, str(error).capitalize() + ".")
+        messages.error(request, f"{capfirst(str(error))}.")
         return redirect(reverse("arena_ratings") + "#judges")
     except Invalid as error:
         messages.error(request, error.errors[0].message)
@@ -212,8 +213,7 @@ def ask_judge(request: Any) -> HttpResponse:
 @require_POST
 def bring_judgements(request: Any) -> HttpResponse:
     """A judge's verdicts, from a dataset that a judge's run has made."""
-    id = request.POST.get("artifact", "")[:80].replace("\0", "")
-    artifact = artifacts.visible("dataset").filter(pk=id).first()
+    artifact = artifacts.find("dataset", request.POST.get("artifact", ""))
     if artifact is None:
         messages.error(request, "Choose the verdicts that are to become votes.")
         return redirect("arena_ratings")

@@ -67,7 +67,7 @@ def checkpoints(request: HttpRequest) -> HttpResponse:
 
 
 def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
-    artifact = artifacts.visible("checkpoint").filter(pk=id[:80].replace("\0", "")).first()
+    artifact = artifacts.find("checkpoint", id)
     if artifact is None:
         raise Http404
     context: dict[str, Any] = {
@@ -106,7 +106,7 @@ def checkpoint(request: HttpRequest, id: str) -> HttpResponse:
 @require_POST
 def take_home(request: HttpRequest, id: str) -> HttpResponse:
     """Queue an export at a click: measured on the texts that the model comes from, where the lab has them."""
-    artifact = artifacts.visible("checkpoint").filter(pk=id[:80].replace("\0", "")).first()
+    artifact = artifacts.find("checkpoint", id)
     if artifact is None:
         raise Http404
     documents = [one.pk for one in ancestors(artifact)[2].values() if one.form == "documents"][:4]

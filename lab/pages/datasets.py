@@ -148,7 +148,7 @@ _STAGES = {"pages": "pages", "documents": "pages", "tokens": "tokens"}
 
 
 def _get(id: str) -> Artifact:
-    artifact = artifacts.visible("dataset").filter(pk=id[:80].replace("\0", "")).first()
+    artifact = artifacts.find("dataset", id)
     if artifact is None:
         raise Http404
     return artifact

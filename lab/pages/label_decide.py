@@ -103,9 +103,7 @@ def _said(group: Group) -> list[Said]:
 @require_POST
 def correct(request: Any) -> HttpResponse:
     """Open a group of any dataset of rankings to be settled, wherever it was ranked."""
-    dataset = (
-        artifacts.visible("dataset").filter(pk=request.POST.get("dataset", "")[:80].replace("\0", "")).first()
-    )
+    dataset = artifacts.find("dataset", request.POST.get("dataset", ""))
     if dataset is None:
         raise Http404
     try:

@@ -52,9 +52,7 @@ def labeling(request: HttpRequest) -> HttpResponse:
 
 
 def _create(request: Any, values: dict[str, Any]) -> Project:
-    source = (
-        artifacts.visible("dataset").filter(pk=request.POST.get("source", "")[:80].replace("\0", "")).first()
-    )
+    source = artifacts.find("dataset", request.POST.get("source", ""))
     if source is None:
         raise Invalid([FieldError("source", "choose the rollouts that people are to rank")])
     values = values | {"name": values["name"] or source.name[:100]}

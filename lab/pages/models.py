@@ -108,7 +108,7 @@ def _removed(request: Any, thing: ModelAddress | ModelFile) -> HttpResponse:
 
 def export(request: HttpRequest, id: str) -> HttpResponse:
     """A checkpoint in a format of others: what it costs, and its files."""
-    artifact = artifacts.visible("export").filter(pk=id[:80].replace("\0", "")).first()
+    artifact = artifacts.find("export", id)
     if artifact is None:
         raise Http404
     source = artifacts.visible("checkpoint").filter(pk=artifact.summary.get("checkpoint", "")).first()

@@ -42,7 +42,7 @@ def context(request: HttpRequest, run: Run) -> dict[str, Any]:
 
 
 def of_checkpoint(request: HttpRequest, id: str) -> HttpResponse:
-    found = artifacts.visible("checkpoint").filter(role="reward", pk=id[:80].replace("\0", "")).first()
+    found = artifacts.find("checkpoint", id, role="reward")
     if found is None:
         raise Http404
     told = {"checkpoint": found, "stage": "aligned", "duel": of_model(request, found)}

@@ -141,7 +141,7 @@ def tokenizer(request: HttpRequest, id: str) -> HttpResponse:
 
 
 def _get(id: str) -> Artifact:
-    artifact = artifacts.visible("tokenizer").filter(pk=id[:80].replace("\0", "")).first()
+    artifact = artifacts.find("tokenizer", id)
     if artifact is None:
         raise Http404
     return artifact

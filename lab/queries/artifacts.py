@@ -24,6 +24,11 @@ def visible(kind: str | None = None, q: str | None = None) -> QuerySet[Artifact]
     return found
 
 
+def find(kind: str, id: str, **more: Any) -> Artifact | None:
+    """The artifact of this kind whose id an address or a form has sent, whatever that holds."""
+    return visible(kind).filter(pk=id[:80].replace("\0", ""), **more).first()
+
+
 def options(recipe: Recipe, input_name: str) -> QuerySet[Artifact]:
     """The artifacts that an input accepts, newest first."""
     wanted = recipe.takes[input_name]

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from lab.models import Attempt, Run, Shard
 from lab.models.run import CANCELLED, INTERRUPTED, QUEUED, RUNNING, STARTING
-from lab.services import runs, wake
+from lab.services import runs, waiting, wake
 from worker.app import WAKE_TIME
 
 LEASE = timedelta(seconds=settings.LEASE_SECONDS)
@@ -128,7 +128,7 @@ def finish(held: Run | Shard, status: str, error: dict[str, Any] | None = None, 
         write(held, status=status, ended=now, error=error, token="")
         if isinstance(held, Run):
             _end_attempt(held, outcome or status)
-            transaction.on_commit(runs.settle_waiting)
+            transaction.on_commit(waiting.settle)
 
 
 def release(held: Run | Shard, outcome: str) -> None:
@@ -159,7 +159,7 @@ def sweep() -> None:
 
     One part that fails does not keep the others from their work.
     """
-    for part in (_settle_silent, runs.settle_waiting, _wake_waiting, runs.purge_deleted):
+    for part in (_settle_silent, waiting.settle, _wake_waiting, runs.purge_deleted):
         try:
             part()
         except (OperationalError, InterfaceError):
@@ -190,7 +190,7 @@ def _wake_waiting() -> None:
     unsent = Q(sent=None) | Q(sent__lt=timezone.now() - timedelta(seconds=WAKE_TIME))
     free = Q(status__in=(QUEUED, INTERRUPTED), pending={})
     helped = Q(status=RUNNING, pk__in=Shard.objects.filter(status__in=(QUEUED, INTERRUPTED)).values("run"))
-    waiting = Run.objects.filter(unsent, free | helped, deleted=None).order_by("id")[: 2 * settings.N_SLOTS]
-    for run in waiting:
+    queued = Run.objects.filter(unsent, free | helped, deleted=None).order_by("id")[: 2 * settings.N_SLOTS]
+    for run in queued:
         if wake.n_unread() > MAX_UNREAD or not wake.up(run):
             break

@@ -1,9 +1,6 @@
 """Models that others have published, brought in from folders and from a hub."""
 
-import hashlib
-import http.server
 import json
-import threading
 from pathlib import Path
 
 import openai
@@ -13,7 +10,7 @@ import transformers
 
 from core_ml import artifact
 from core_ml.errors import UserError
-from core_ml.events import Resumed, Sample, Summary
+from core_ml.events import Sample
 from core_ml.exchange import huggingface
 from core_ml.execute import read_config
 from core_ml.model import checkpoint
@@ -21,8 +18,9 @@ from core_ml.recipes import sft
 from core_ml.recipes.import_model import ImportModelConfig, run
 from core_ml.sampling.generate import generate
 from tests.core_ml import foreign, published, small, test_templates
+from tests.core_ml.imported import bring, folder
 from tests.core_ml.models import workspace, write_checkpoint
-from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, WITH_SYSTEM, theirs
+from tests.core_ml.test_protocol import CHATML_TEMPLATE, FOREIGN, WITH_SYSTEM
 from tests.core_ml.test_sft import SMALL
 from tests.engines import KEY, running
 
@@ -30,25 +28,6 @@ MESSAGES = [{"role": "user", "content": "What is 1 + 2?"}]
 
 
 pytestmark = pytest.mark.usefixtures("in_float32")
-
-
-def folder(
-    path: Path, template: str | None, name: str = "qwen2", **sizes: int
-) -> transformers.PreTrainedModel:
-    """A model with its tokenizer, as a lab publishes them; its network has rows for 5 tokens that there are not."""
-    model = published.make(name, **{"vocab_size": FOREIGN.vocab_size + 5, **sizes})
-    model.save_pretrained(path)
-    tokenizer = theirs(template)
-    tokenizer.eos_token = "<|im_end|>"
-    tokenizer.save_pretrained(path)
-    return model
-
-
-def bring(place: Path, **config: object) -> artifact.Folder:
-    events = list(run(ImportModelConfig(**config), workspace(place, {})))
-    assert events[0] == Resumed(-1)
-    assert isinstance(events[-1], Summary)
-    return artifact.Folder(place / "out" / "checkpoint")
 
 
 def test_a_base_model_completes_as_it_does_elsewhere(tmp_path):
@@ -292,91 +271,6 @@ def test_such_a_model_is_fine_tuned_here(name, options, tmp_path):
     assert curve[-1] < 0.9 * curve[0]
     samples = [event for event in events if isinstance(event, Sample)]
     assert samples and all(sample.prompt and "<" not in sample.prompt for sample in samples)
-
-
-COMMIT = "a" * 40
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's protocol as its client asks for, over a folder; a model beside the others is gone."""
-
-    folder: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        files = {file.name: file.read_bytes() for file in self.folder.iterdir() if file.is_file()}
-        if path == "/api/models/some/model/revision/main":
-            siblings = [{"rfilename": name} for name in files]
-            self.answer(json.dumps({"id": "some/model", "sha": COMMIT, "siblings": siblings}).encode())
-        elif path == f"/api/models/some/model/tree/{COMMIT}":
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-            self.answer(json.dumps(tree).encode())
-        elif path.startswith(f"/some/model/resolve/{COMMIT}/"):
-            name = path.rpartition("/")[2]
-            self.asked.append(name)
-            self.answer(files[name])
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def answer(self, data: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    handler = type("Here", (Hub,), {"folder": tmp_path / "in", "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    files = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + files)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_model_of_the_hub_is_downloaded_without_its_code(hub, tmp_path):
-    wanted = folder(tmp_path / "in", CHATML_TEMPLATE)
-    (tmp_path / "in" / "modeling_evil.py").write_text("raise SystemExit('run')")
-    (tmp_path / "in" / "pytorch_model.bin").write_bytes(b"pickle")
-    made = bring(tmp_path, hub="some/model", role="chat")
-    assert made.manifest.name == "model"
-    assert made.manifest.summary["source"] == f"some/model@{COMMIT}"
-    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(hub.asked)
-    assert not {"modeling_evil.py", "pytorch_model.bin"} & set(hub.asked)
-    model, _ = checkpoint.load(made.path, "cpu")
-    ids = torch.arange(40)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids), wanted(ids).logits, atol=1e-4, rtol=0)
-
-
-def test_a_model_that_the_hub_does_not_have_is_told(hub, tmp_path):
-    folder(tmp_path / "in", None)
-    with pytest.raises(UserError, match="the hub has no model some/other at main"):
-        bring(tmp_path, hub="some/other")
 
 
 def test_the_engine_serves_imported_models(tmp_path):

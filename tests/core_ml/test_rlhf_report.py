@@ -3,7 +3,7 @@
 import pytest
 
 from core_ml.feedback.reasons import headline, is_flat, reasons
-from core_ml.feedback.rlhf_report import stopped_improving, wins
+from core_ml.feedback.rlhf_report import reward_over_kl, stopped_improving, wins
 
 SOUND = {
     "reward": [i / 10 for i in range(30)],
@@ -103,3 +103,36 @@ def test_a_run_that_never_helped_and_one_that_still_helps_are_told_apart():
     )
     rising = [look(0, [0.0] * 40), look(5, [1.0] * 20 + [0.0] * 20), look(10, [1.0] * 40)]
     assert "still rising at the last step (100%)" in stopped_improving(rising)[1]
+
+
+ROUNDS = [
+    {"reward": 0.0, "kl": 0.0, "liked": 0.2, "correct": 0.4},
+    {"reward": 0.5, "kl": 1.0, "liked": 0.4, "correct": 0.4},
+    {"reward": 1.0, "kl": 2.0, "liked": 0.6, "correct": 0.4},
+    {"reward": 1.5, "kl": 9.0, "liked": 0.8, "correct": 0.1},
+]
+
+
+def test_the_reward_and_the_shares_stand_in_panels_of_their_own_over_one_axis():
+    figure = reward_over_kl(ROUNDS)
+    data, layout = figure.content["data"], figure.content["layout"]
+    assert [(trace["name"].split()[0], trace["yaxis"]) for trace in data] == [("reward", "y"), ("liked", "y2"), ("correct", "y2")]  # fmt: skip
+    assert all(trace["x"] == [0, 1, 2**0.5, 3] and "xaxis" not in trace for trace in data)
+    assert "overlaying" not in layout["yaxis2"]
+    assert layout["yaxis"]["domain"][0] > layout["yaxis2"]["domain"][1]  # they do not overlap
+    assert layout["xaxis"]["anchor"] == "y2"
+
+
+def test_the_text_of_the_figure_says_what_its_curves_come_to():
+    # Means of the first and last three rounds: reward 0.5 and 1, liked 0.4 and 0.6, correct 0.4 and 0.3, KL 4.
+    assert reward_over_kl(ROUNDS).finding == (
+        "While the model moved to √KL 2.00, the reward went from 0.50 to 1.00, the share liked from 40% to 60%, the "
+        "share correct from 40% to 30% (means of the first and last 3 rounds)."
+    )
+
+
+def test_without_a_stated_preference_there_is_one_panel_and_the_text_says_why():
+    figure = reward_over_kl([{"reward": one["reward"], "kl": one["kl"]} for one in ROUNDS])
+    assert "yaxis2" not in figure.content["layout"]
+    assert len(figure.content["data"]) == 1
+    assert figure.finding.endswith("No stated preference can judge these prompts.")

@@ -7,72 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
 from core_ml.sampling import compiled, generate, products, slots
 from core_ml.sampling.products import Products, filled_up
-from core_ml.sampling.sampler import SHARING, Row, Sampler
+from core_ml.sampling.sampler import Row, Sampler
 from core_ml.sampling.settings import Sampling
 from core_ml.sampling.shape import Shape
-from core_ml.sampling.step import Step
-
-CONTEXT = 160
-NETWORKS: dict[str, dict[str, Any]] = {
-    "our own": {},
-    "llama-like": {"qk_norm": None, "norm_weight": "plain", "embedding_norm": False, "activation": "silu",
-                   "gated": True, "tie_embeddings": True},
-    "gpt2-like": {"qk_norm": None, "positions": "learned", "norm": "layer", "norm_weight": "plain",
-                  "norm_bias": True, "qkv_bias": True, "out_bias": True, "ff_bias": True, "activation": "gelu_tanh",
-                  "embedding_norm": False, "n_kv_head": 4, "tie_embeddings": True},
-    "gemma-like": {"qk_norm": None, "norm_weight": "one_plus", "post_norm": True, "embedding_norm": False,
-                   "embedding_scale": 5.6, "activation": "gelu_tanh", "gated": True, "head_width": 12,
-                   "attention_softcap": 2.0, "logit_softcap": 3.0, "attention_scale": 0.3, "window": 7,
-                   "window_pattern": (True, False)},
-    "qwen-like": {"qk_norm": "weighted", "norm_weight": "plain", "qkv_bias": True, "embedding_norm": False,
-                  "activation": "silu", "gated": True},
-    "smollm-like": {"qk_norm": None, "norm_weight": "plain", "rope_pattern": (True, False), "gated": True,
-                    "embedding_norm": False, "activation": "silu", "window": 5},
-}  # fmt: skip
-PROMPTS = [[7], [5, 60, 70, 80], [5, 61] * 9, list(range(10, 95))]
-
-
-def network(**changes: Any) -> GPT:
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 100,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_kv_head": 2,
-        "d_model": 32,
-        "max_seq_len": CONTEXT,
-    }
-    model = GPT(GPTConfig(**(sizes | changes)))
-    for param in model.parameters():
-        torch.nn.init.normal_(param, std=0.3)
-    return model
+from tests.core_ml.sampled import CONTEXT, NETWORKS, PROMPTS, forward, network, row, run
 
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
     return network()
-
-
-def row(prompt: list[int], n: int = 12, seed: int = 0, **more: Any) -> Row:
-    how = Sampling(**{"temperature": 0.0} | more.pop("how", {}))
-    return Row(prompt=prompt, how=how, draws=random.Random(seed), max_new_tokens=n, **more)
-
-
-def run(sampler: Sampler[Row]) -> None:
-    while sampler.rows:
-        for done in [r for r in sampler.rows if len(r.ids) == r.max_new_tokens]:
-            sampler.leave(sampler.rows.index(done))
-        if sampler.rows:
-            sampler.step()
-
-
-def forward(model: GPT, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.tensor([ids]))[0].log_softmax(-1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -402,84 +348,3 @@ def test_a_full_batch_fills_nothing_up_and_fits_its_bytes(
     for room, n_rows in ((1, 1), (3, 2), (9, 8), (16, 16), (31, 16), (50, 48), (10_000, generate.MAX_ROWS)):
         monkeypatch.setattr(generate, "CACHE_BYTES", room * size + 1)
         assert generate.max_rows(model, 100) == n_rows == filled_up(n_rows)
-
-
-@pytest.mark.parametrize(
-    ("name", "prompts"),
-    [
-        ("llama-like", PROMPTS[1:2]),
-        ("gemma-like", PROMPTS[1:4]),
-        # Three prompts, of which one is left before the others: the compiled step sees the table of prompts change.
-        ("llama-like", [*[PROMPTS[1]] * SHARING, *[PROMPTS[2]] * 6, *[PROMPTS[3]] * SHARING]),
-    ],
-)
-def test_the_compiled_step_gives_what_the_plain_one_gives(
-    name: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n = len(prompts)
-    model = network(**{**NETWORKS[name], "n_layer": 1})
-    sizes = []
-    graph = compiled._run
-    monkeypatch.setattr(
-        compiled, "_run", lambda step, ids, *rest: sizes.append(len(ids)) or graph(step, ids, *rest)
-    )
-    shared = n > len(PROMPTS)
-    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    plain, fast = (
-        [row(prompt, 12 if shared and prompt is PROMPTS[3] else 20) for prompt in prompts] for _ in range(2)
-    )
-    for rows in (plain, fast):
-        sampler: Sampler[Row] = Sampler(model)
-        sampler.join(rows)
-        if rows is fast:
-            compiled.use(sampler._step, n, shared)
-        run(sampler)
-    assert sizes == [filled_up(n)] * 19
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= n_graphs + 1
-    for one, other in zip(plain, fast, strict=True):
-        assert one.ids == other.ids and one.last is not None and other.last is not None
-        assert one.last.logprob == pytest.approx(other.last.logprob, abs=2e-5)
-
-
-def test_a_step_is_compiled_for_long_jobs_only_and_what_was_measured_is_remembered(
-    model: GPT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known: dict[str, Any] = {}
-    monkeypatch.setattr(compiled.measured, "recalled", known.get)
-    monkeypatch.setattr(compiled.measured, "remember", lambda what, value: known.setdefault(what, value))
-    monkeypatch.setattr(compiled, "_steps", compiled.Counter())
-    monkeypatch.setattr(compiled, "seconds", lambda step, n, shared: 0.003)
-    probed = []
-    found = {"eager": 0.003, "compiled": 0.002, "compiling": 20.0}
-    monkeypatch.setattr(compiled, "probe", lambda step, n, shared: probed.append(n) or found)
-    step = Sampler(model)._step
-    assert not compiled.pays(step, 1, 1000) and not probed
-    # 12,000 steps so far could save 0.25 · 3 ms each, as much as compiling three layers costs: now it is measured.
-    assert not compiled.pays(step, 1, 11_000) and probed == [1]
-    # 1 ms a step makes good for 20 s after 20,000 steps, however many jobs make them.
-    assert not compiled.pays(step, 1, 8_000) and compiled.pays(step, 1, 1_000)
-    assert probed == [1] and not compiled.pays(step, 8, 1000)
-    # A step of shared prompts is another one.
-    assert not compiled.pays(step, 1, 1000, shared=True)
-
-
-def test_a_step_of_shared_prompts_is_timed_as_such_and_left_plain_when_none_are(
-    model: GPT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, seen = Sampler(model)._step, []
-
-    def graph(own: Step, ids: torch.Tensor, keys: Any, values: Any, turn: Any) -> torch.Tensor:
-        seen.append(turn.seats is not None)
-        return Step.network(own, ids, keys, values, turn)
-
-    monkeypatch.setattr(compiled, "_run", graph)
-    with torch.inference_mode():
-        found = compiled.probe(step, 4, shared=True)
-    assert set(seen) == {True} and all(value > 0 for value in found.values())
-    # Rows that share nothing, in as many places, go on without the graph that was made for those that do.
-    sampler: Sampler[Row] = Sampler(model)
-    compiled.use(sampler._step, 4, shared=True)
-    seen.clear()
-    sampler.join([row(prompt, 4) for prompt in PROMPTS])
-    run(sampler)
-    assert not seen

@@ -200,7 +200,7 @@ def test_an_average_of_the_weights_is_measured_published_and_outlives_a_stop(
 def test_the_best_weights_are_kept_and_published_where_asked(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core_ml.recipes import sft
+    from core_ml.training import held_out
 
     losses: list[float] = []
 
@@ -209,7 +209,7 @@ def test_the_best_weights_are_kept_and_published_where_asked(
         losses.append([0.5, 3.0, 1.0, 2.0][min(3, len(losses))])
         return losses[-1]
 
-    monkeypatch.setattr(sft, "_val_loss", val_loss)
+    monkeypatch.setattr(held_out, "loss", val_loss)
     options = {"publish": "best", "keep_every": 10, "eval_every": 4}
     run(small.workspace(RECIPE, tmp_path, **inputs), **options)
     summary = Folder(tmp_path / "checkpoint").manifest.summary

@@ -9,7 +9,7 @@ from core_ml import recipes
 from lab.models import Artifact, Project, Ranking, Run, Tour
 from lab.models.run import FAILED, QUEUED, SUCCEEDED
 from lab.queries.tour import STAGES, table
-from lab.services import labeling, runs
+from lab.services import labeling, runs, waiting
 from lab.services import tour as tours
 from tests.lab import making
 from worker import labeler
@@ -42,7 +42,7 @@ def end(run: Run) -> None:
             created=timezone.now(),
         )
     Run.objects.filter(pk=run.pk).update(status=SUCCEEDED, started=timezone.now(), ended=timezone.now())
-    runs.settle_waiting()
+    waiting.settle()
 
 
 def end_all(tour: Tour) -> None:
