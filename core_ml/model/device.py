@@ -5,6 +5,8 @@ import ctypes
 import os
 import sys
 import time
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -12,7 +14,8 @@ from core_ml import measured
 
 WORTH_ROUNDING = 1.2
 """How many times as fast bfloat16 must be on a processor before its rounding is accepted."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
+MADV_HUGEPAGE = 14  # sys/mman.h
 
 
 def choose() -> torch.device:
@@ -39,16 +42,47 @@ def use_threads(n: int | None) -> int:
     return n
 
 
+@cache
 def _keep_memory() -> None:
-    """Let glibc keep freed memory.
+    """Let glibc keep freed memory, and ask the kernel for large pages below it.
 
-    Giving it back and faulting it in again cost 18 % of a step of 0.9 M parameters, and 40 % of one of 12 M.
+    Giving it back and faulting it in again cost 18 % of a step of 0.9 M parameters, and 40 % of one of 12 M. In small
+    pages a processor looks up the place of nearly every row that it reads, on a virtual machine twice over: large
+    ones made a step of 0.8 M parameters 1.8 times as fast on one.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-        if mallopt:
-            mallopt(M_MMAP_THRESHOLD, 1 << 30)
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc = ctypes.CDLL(None)
+    # Other systems and C libraries have none, or no such heap.
+    if sys.platform != "linux" or not hasattr(libc, "mallopt") or not hasattr(libc, "sbrk"):
+        return
+    for name, result, arguments in (
+        ("sbrk", ctypes.c_void_p, [ctypes.c_ssize_t]),
+        ("malloc", ctypes.c_void_p, [ctypes.c_size_t]),
+        ("free", None, [ctypes.c_void_p]),
+        ("madvise", ctypes.c_int, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]),
+    ):
+        function = getattr(libc, name)
+        function.restype, function.argtypes = result, arguments
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    # Half of the machine's memory as addresses of the heap: they cost nothing until they are used, but where the kernel
+    # promises no more than it has.
+    if _is_strict():
+        return
+    page, n_pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    begin = -(-libc.sbrk(0) // page) * page
+    libc.mallopt(M_MMAP_MAX, 0)  # else a piece of this size would be a mapping of its own
+    libc.free(libc.malloc(page * n_pages // 2))
+    libc.mallopt(M_MMAP_MAX, 65536)
+    n_bytes = libc.sbrk(0) - begin
+    if n_bytes > 0:
+        libc.madvise(begin, n_bytes, MADV_HUGEPAGE)
+
+
+def _is_strict() -> bool:
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
