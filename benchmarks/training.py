@@ -31,6 +31,10 @@ A, with nanoGPT alone, 4,298 against 2,619 (1.62) and 3,488 (1.24). Fine-tuning'
 and 20,686 plain. On one Zen 1 core (no bfloat16, 37 GFLOP/s), where products take most of a step on both sides: B 2,862 against 2,456
 (1.15) and 2,667 (1.07), A 304 against 320 (0.98) and 321 (0.91) beside other work. On an Intel core whose bfloat16 is slow,
 beside other work: B 4,414 against 2,827 (1.56) and 3,522 (1.25).
+On two cores of an Intel server with AMX (a virtual machine), with the memory of a run in large pages (which our allocator
+settings give the peers too): B (eight rounds) GPT-2 24,418 against 11,885 (2.09) and 14,164 (1.71), Llama 24,282 against
+litgpt's 9,841 (2.46) and 13,337 (1.82), most memory of the peers 1.16 to 1.83 times ours. Without large pages, in noisier
+runs, ours made 13,026 (GPT-2) and 6,094 to 7,097 (Llama).
 """
 
 import argparse
