@@ -47,8 +47,8 @@ def _keep_memory() -> None:
     """Let glibc keep freed memory, and ask the kernel for large pages below it.
 
     Giving it back and faulting it in again cost 18 % of a step of 0.9 M parameters, and 40 % of one of 12 M. In small
-    pages a processor looks up the place of nearly every row that it reads, on a virtual machine twice over: large
-    ones made a step of 0.8 M parameters 1.8 times as fast on one.
+    pages a processor looks up the place of nearly every row that it reads, on a virtual machine twice over: on one, a
+    step of 0.8 M parameters became nearly twice as fast with large ones (`benchmarks/training.py`).
     """
     libc = ctypes.CDLL(None)
     # Other systems and C libraries have none, or no such heap.
