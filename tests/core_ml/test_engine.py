@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,9 @@ import torch
 from core_ml.model import checkpoint
 from core_ml.model.gpt import GPT, GPTConfig
 from core_ml.tokenizer.tokenizer import Tokenizer
-from tests.engines import CONTEXT, KEY, running, write_checkpoint
+from tests.engines import CONTEXT, KEY, write_checkpoint
 
 QUESTION = [{"role": "user", "content": "the cat"}]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("engine")
-    write_checkpoint(root)
-    write_checkpoint(root, "bbbb2222", name="scorer", role="reward")
-    write_checkpoint(root, "cccc3333", name="twin", role="base", seed=1)
-    write_checkpoint(root, "dddd4444", name="twin", role="base", seed=2)
-    return root
-
-
-@pytest.fixture(scope="module")
-def url(root: Path) -> Iterator[str]:
-    with running(root) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from core_ml.model import checkpoint
 from core_ml.model.config import GPTConfig
 from core_ml.model.gpt import GPT
 from core_ml.tokenizer.tokenizer import Tokenizer
-from tests.engines import KEY, running
+from tests.engines import KEY
 
 N_ITEMS = 24
 pytest.importorskip("lm_eval")
@@ -62,12 +62,6 @@ def root(items: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) 
     gguf.save(writer.path / "ours.gguf", root / "aaaa1111" / "checkpoint", "f16", name="ours", role="base")
     writer.finish({"role": "base"})
     return root
-
-
-@pytest.fixture(scope="module")
-def url(root: Path) -> Iterator[str]:
-    with running(root) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
