@@ -14,7 +14,7 @@ from lab import markup
 from lab.api.arena_forms import BattleOut, PlayedOut, PromptIn, PromptOut, VoteIn
 from lab.api.auth import labeler
 from lab.api.base import Limit, Number, Offset, Page, answers, page
-from lab.models import Battle
+from lab.models import Answer, Battle
 from lab.queries import arena as queries
 from lab.services import arena as services
 
@@ -85,10 +85,12 @@ async def stream_answers(request: Any, id: Number) -> Any:
 
 def _claimed(request: Any, id: int) -> tuple[list[Any], list[dict[str, Any]]]:
     """What is to be sampled now, and what stands: it may have ended after whoever asks was told that it had not."""
-    claims = services.claim(_battle(request, id))
-    standing = _shown(request, id)["turns"][-1]["answers"]
+    battle = _battle(request, id)
+    claims = services.claim(battle)
     sampled = {one.side for one in claims}
-    return claims, [one for one in standing if one["side"] not in sampled]
+    # Read after the claim, from when on nobody else changes them.
+    last = Answer.objects.filter(turn=battle.turns.last())
+    return claims, [queries.answer(one) for one in last if one.side not in sampled]
 
 
 async def _events(claims: list[Any], standing: list[dict[str, Any]]) -> AsyncIterator[bytes]:
